@@ -29,6 +29,7 @@ class Step:
     """One node: a stage with its config.
 
     inputs: the stage's input name -> the step that provides it. sources: config field -> URI.
+    after: steps that must have been done before, though nothing of theirs is read (never in the key).
     imported: the URI that stands in for the step's own work, if the recipe gives one.
     """
 
@@ -37,13 +38,14 @@ class Step:
     config: StepConfig
     inputs: Mapping[str, str] = field(default_factory=dict)
     sources: Mapping[str, str] = field(default_factory=dict)
+    after: tuple[str, ...] = ()
     imported: str | None = None
 
     @property
     def depends_on(self) -> tuple[str, ...]:
         uris = [self.imported] if self.imported else [*self.sources.values()]
         named = [s[0] for uri in uris if (s := step_of(uri))]
-        return tuple(dict.fromkeys([*([] if self.imported else self.inputs.values()), *named]))
+        return tuple(dict.fromkeys([*([] if self.imported else self.inputs.values()), *named, *self.after]))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

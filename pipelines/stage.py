@@ -137,7 +137,8 @@ class StageContext:
     def source(self, name: str) -> Path:
         """Local, verified path of a Source field. Raises BadInput when the recipe gives none."""
         if name not in self.source_paths:
-            raise BadInput(f"{self.step}.{name} is not set; give a path, s3:// or step:// URI with --set {self.step}.{name}=...")
+            raise BadInput(f"{self.step}.{name} is not set; give a path, an s3:// or a step:// URI "
+                           f"with --set {self.step}.{name}=...")
         return self.source_paths[name]()
 
     def has_source(self, name: str) -> bool:
