@@ -48,7 +48,8 @@ def build(recipe: Recipe) -> Pipeline:
     add("tune_chat", {"models": "prepare_models", "projector": projector("chat"),
                       **({} if own_data else {"instructions": "generate_instructions"})})
     add("convert_scienceqa")
-    add("tune_scienceqa", {"models": "prepare_models", "projector": projector("scienceqa"), "data": "convert_scienceqa"})
+    add("tune_scienceqa", {"models": "prepare_models", "projector": projector("scienceqa"),
+                           "data": "convert_scienceqa"})
     for task, model in (("chat", header.model), ("scienceqa", f"{header.model}-scienceqa")):
         tuned, evaluation, decision = f"tune_{task}", f"evaluate@{task}", f"gate@{task}"
         add(evaluation, {"model": tuned})

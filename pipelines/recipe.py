@@ -27,7 +27,8 @@ from pipelines.stage import BadInput, StepConfig, load_stage
 
 FOLDER = Path(__file__).parent / "recipes"
 STAGES = ("demo_world", "prepare_models", "select_captions", "fetch_images", "pretrain_projector",
-          "generate_instructions", "tune_chat", "convert_scienceqa", "tune_scienceqa", "evaluate", "gate", "register", "rollout")
+          "generate_instructions", "tune_chat", "convert_scienceqa", "tune_scienceqa", "evaluate",
+          "gate", "register", "rollout")
 INSTANCES = ("pretrain_projector@chat", "pretrain_projector@scienceqa", "evaluate@chat", "evaluate@scienceqa",
              "gate@chat", "gate@scienceqa", "register@chat", "register@scienceqa", "rollout@chat", "rollout@scienceqa")
 
