@@ -1,0 +1,1 @@
+"""Benchmarks: questions, answer parsing, scoring. Pure: no model, no network, no cluster."""
