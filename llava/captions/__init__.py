@@ -1,0 +1,1 @@
+"""From a caption corpus to a concept-balanced set of captions and their pictures (CC3M to 595K)."""
