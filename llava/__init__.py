@@ -1,0 +1,1 @@
+"""The science of the assistant: captions, instructions, model, training, benchmarks. Knows no cluster."""
