@@ -17,12 +17,13 @@ from pathlib import Path
 from typing import Any
 
 from llava.benchmarks.records import MalformedRecords, field, named, read_json
+from llava.conversations import Sample
+from llava.templates import ASSISTANT, HUMAN, IMAGE, Turn
 
 LETTERS = "ABCDE"
 SUBJECTS = ("natural science", "social science", "language science")
 QUESTION_SIDES = ("QCM", "CQM")
 ANSWER_SIDES = ("A", "AL", "AE", "ALE", "AEL", "LA", "EA", "LEA", "ELA", "LEPA")
-IMAGE_TOKEN = "<image>"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -150,11 +151,11 @@ def _tidy(text: str) -> str:
     return text.replace("  ", " ").strip()
 
 
-def to_sample(problem: Problem, answer_format: str) -> dict[str, Any]:
-    """A training or evaluation sample of the published schema; a text-only problem has no ``image`` key."""
+def to_sample(problem: Problem, answer_format: str) -> Sample:
+    """A training or evaluation sample; the picture, if there is one, stands after the question."""
     question_side, answer_side = sides(answer_format)
     question = question_text(problem, question_side)
-    picture = {"image": problem.image_name} if problem.image else {}
-    human = f"{question}\n{IMAGE_TOKEN}" if problem.image else question
-    return {"id": problem.qid, **picture, "conversations": [
-        {"from": "human", "value": human}, {"from": "gpt", "value": answer_text(problem, answer_side)}]}
+    picture = problem.image_name
+    return Sample(id=problem.qid, images=(picture,) if picture else (), turns=(
+        Turn(HUMAN, f"{question}\n{IMAGE}" if picture else question),
+        Turn(ASSISTANT, answer_text(problem, answer_side))))

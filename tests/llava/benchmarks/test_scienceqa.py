@@ -19,7 +19,7 @@ def problem(**changes) -> Problem:
 
 
 def answer(answer_format: str, **changes) -> str:
-    return to_sample(problem(**changes), answer_format)["conversations"][1]["value"]
+    return to_sample(problem(**changes), answer_format).turns[1].text
 
 
 @pytest.mark.parametrize(("answer_format", "text"), [
@@ -49,21 +49,21 @@ def test_empty_parts_leave_no_trace():
 
 def test_the_question_side_is_the_published_text():
     """Question first without its prefix, or context first with all prefixes; pairs of spaces become one."""
-    assert to_sample(problem(), "QCM-LEA")["conversations"][0]["value"] == f"{HUMAN}\n<image>"
-    assert to_sample(problem(), "CQM-A")["conversations"][0]["value"] == (
+    assert to_sample(problem(), "QCM-LEA").turns[0].text == f"{HUMAN}\n<image>"
+    assert to_sample(problem(), "CQM-A").turns[0].text == (
         "Context: Solids keep their shape.\nQuestion: Which is a solid?\nOptions: (A) rock (B) water\n<image>")
 
 
 def test_a_text_only_problem_has_no_picture():
-    """No image key and no image token."""
+    """No image and no image token."""
     sample = to_sample(problem(image=None, hint=""), "QCM-A")
-    assert "image" not in sample
-    assert sample["conversations"][0]["value"] == "Which is a solid?\nContext: N/A\nOptions: (A) rock (B) water"
+    assert sample.images == ()
+    assert sample.turns[0].text == "Which is a solid?\nContext: N/A\nOptions: (A) rock (B) water"
 
 
 def test_a_picture_lies_under_its_question():
     """The image name is that of the official folder."""
-    assert to_sample(problem(), "QCM-A")["image"] == "7/image.png"
+    assert to_sample(problem(), "QCM-A").images == ("7/image.png",)
 
 
 def test_an_unknown_format_is_named():
