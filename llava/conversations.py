@@ -235,10 +235,10 @@ def _encode_spans(spans: list[Span], tokenizer: PreTrainedTokenizerBase, num_ima
 
 def _special(kind: Kind, tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[bool]]:
     if kind is Kind.BEGIN:  # models without such a token (byte-level BPE families) start with the text
-        return ([], []) if tokenizer.bos_token_id is None else ([tokenizer.bos_token_id], [False])
+        return ([], []) if tokenizer.bos_token_id is None else ([cast(int, tokenizer.bos_token_id)], [False])
     if tokenizer.eos_token_id is None:
         raise ValueError("the tokenizer has no end-of-sequence token, which this template ends an answer with")
-    return [tokenizer.eos_token_id], [True]
+    return [cast(int, tokenizer.eos_token_id)], [True]
 
 
 def _tokenise(spans: list[Span], tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[bool]]:
