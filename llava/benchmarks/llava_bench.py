@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from llava.benchmarks.records import (
-    Answer,
     MalformedRecords,
     QuestionId,
     field,
@@ -230,8 +229,7 @@ def _relative(pairs: Sequence[tuple[float, float]]) -> Relative:
                     reference=reference, candidate=candidate, reviews=count)
 
 
-def review_record(review: Review, reference_id: str, answer: Answer) -> dict[str, Any]:
+def review_record(review: Review) -> dict[str, Any]:
     """A row of a review file, in the official fields; ``tuple`` is null where no reply could be read."""
-    return {"question_id": review.question_id, "answer1_id": reference_id, "answer2_id": answer.answer_id,
-            "category": review.category, "content": review.content,
+    return {"question_id": review.question_id, "category": review.category, "content": review.content,
             "tuple": list(review.scores) if review.scores else None, "attempts": review.attempts}
