@@ -41,15 +41,15 @@ def variable(name: str) -> str:
     return "LLAVA_SERVE_PORT" if name == "serve" else f"LLAVA_PORT_{name.replace('.', '_').upper()}"
 
 
-def standard_ports(offset: int = 0, environ: Mapping[str, str] = os.environ) -> dict[str, int]:
-    """The usual port of every listener, moved by ``offset``; a port's own environment variable wins.
-
-    Raises BadInput when a variable is not a port number.
-    """
+def usual_ports(offset: int = 0) -> dict[str, int]:
+    """The customary port of every listener, moved by ``offset``."""
     usual = PUBLIC | {name: INTERNAL_BASE + i for i, name in enumerate(INTERNAL)} | {"s3.admin": ADMIN_BASE}
-    ports = {name: _from_environment(name, environ) or number + offset for name, number in usual.items()}
-    ports["s3.admin.grpc"] = ports["s3.admin"] + ADMIN_GRPC_OFFSET
-    return ports
+    return _with_admin_grpc({name: number + offset for name, number in usual.items()})
+
+
+def asked_ports(ports: Mapping[str, int], environ: Mapping[str, str] = os.environ) -> dict[str, int]:
+    """The same ports, except those that an environment variable sets. Raises BadInput for what is no port number."""
+    return _with_admin_grpc({name: _from_environment(name, environ) or port for name, port in ports.items()})
 
 
 def free_ports() -> dict[str, int]:
@@ -58,8 +58,7 @@ def free_ports() -> dict[str, int]:
     for name in (*PUBLIC, *INTERNAL):
         ports[name] = _draw(ports.values(), 0)
     ports["s3.admin"] = _draw(ports.values(), ADMIN_GRPC_OFFSET)
-    ports["s3.admin.grpc"] = ports["s3.admin"] + ADMIN_GRPC_OFFSET
-    return ports
+    return _with_admin_grpc(ports)
 
 
 def is_free(port: int) -> bool:
@@ -93,6 +92,10 @@ def owner(port: int) -> str:
                 process = psutil.Process(c.pid)
                 return f"{process.name()} (pid {c.pid}): {' '.join(process.cmdline())[:80]}"
     return "a process of another user"
+
+
+def _with_admin_grpc(ports: Mapping[str, int]) -> dict[str, int]:
+    return {**ports, "s3.admin.grpc": ports["s3.admin"] + ADMIN_GRPC_OFFSET}
 
 
 def _from_environment(name: str, environ: Mapping[str, str]) -> int | None:

@@ -1,0 +1,17 @@
+"""``llavactl``, the console: the verbs of the pipeline and those of the local services in one program."""
+
+from __future__ import annotations
+
+import typer
+
+from infra.local.cli import app as local_app
+from pipelines.cli import app
+
+
+def build() -> typer.Typer:
+    app.registered_commands.extend(local_app.registered_commands)
+    return app
+
+
+def main() -> None:
+    build()()
