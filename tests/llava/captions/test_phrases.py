@@ -41,6 +41,6 @@ def test_lemma_merges_singular_and_plural():
 
 
 def test_a_missing_model_is_named_with_the_fix():
-    """The error names the model and the setting."""
-    with pytest.raises(UnknownModel, match="en_core_web_xx.*spacy_model"):
+    """The error names the model and what to do."""
+    with pytest.raises(UnknownModel, match=r"en_core_web_xx.*install its package"):
         load_pipeline("en_core_web_xx", Normalisation.SURFACE)
