@@ -14,6 +14,7 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
+import boto3
 import pytest
 
 from infra.local import services as local
@@ -57,6 +58,7 @@ def services_env(services: Environment, monkeypatch: pytest.MonkeyPatch) -> Envi
 
 
 def _set(monkeypatch: pytest.MonkeyPatch, environment: Environment) -> None:
+    monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)  # it remembers the credentials file of an earlier test
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"):
         monkeypatch.delenv(name, raising=False)
     for name, value in environment.items():

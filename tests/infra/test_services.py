@@ -116,7 +116,7 @@ def test_credentials_are_private_and_of_this_installation_alone(own: Path):
 def test_wrong_keys_and_unknown_buckets_are_refused(s3: Environment, store_uri: str):
     """S3 checks signatures, and makes no bucket on its own."""
     stranger = boto3.client("s3", aws_access_key_id="x", aws_secret_access_key="y")
-    with pytest.raises(ClientError, match="InvalidAccessKeyId|403"):
+    with pytest.raises(ClientError, match="InvalidAccessKeyId"):
         stranger.list_objects_v2(Bucket="llava")
     with pytest.raises(ClientError, match="NoSuchBucket"):
         boto3.client("s3").put_object(Bucket="not-there", Key="x", Body=b"")
