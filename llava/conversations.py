@@ -158,8 +158,8 @@ def place_images(turns: Sequence[Turn], position: str) -> tuple[Turn, ...]:
         raise ValueError(f"image position {position!r} is neither 'kept' nor 'front'")
     moved = []
     for turn in turns:
-        count = turn.text.count(IMAGE) if turn.role == HUMAN else 0
-        text = f"{IMAGE}\n" * count + turn.text.replace(IMAGE, "").strip() if count else turn.text
+        count = turn.num_marks
+        text = f"{IMAGE}\n" * count + turn.text.replace(IMAGE, "", count).strip() if count else turn.text
         moved.append(replace(turn, text=text.strip() if count else text))
     return tuple(moved)
 

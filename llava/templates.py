@@ -19,10 +19,22 @@ HUMAN, ASSISTANT, SYSTEM = "human", "gpt", "system"
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """One turn. role: ``human`` or ``gpt`` as in the published schema; ``system`` only first, and only in a prompt."""
+    """One turn. role: ``human`` or ``gpt`` as in the published schema; ``system`` only first, and only in a prompt.
+
+    num_images: how many ``<image>``, from the front, stand for pictures; the rest is text that somebody typed. None,
+    as in training data: every one.
+    """
 
     role: str
     text: str
+    num_images: int | None = None
+
+    @property
+    def num_marks(self) -> int:
+        """How many pictures this turn shows."""
+        if self.role != HUMAN:
+            return 0
+        return self.text.count(IMAGE) if self.num_images is None else self.num_images
 
 
 class Kind(enum.Enum):
@@ -100,7 +112,7 @@ class Template:
                 if i and self.next_begin:
                     yield Span(Kind.BEGIN)
                 yield Span(Kind.TEMPLATE, self.next_human if i else self.first_human)
-                yield from self._human(turn.text)
+                yield from self._human(turn)
                 yield Span(Kind.TEMPLATE, self.assistant)
             else:
                 yield Span(Kind.TEMPLATE, self.lead)
@@ -111,8 +123,8 @@ class Template:
         if not prompt:
             yield Span(Kind.TEMPLATE, self.tail)
 
-    def _human(self, text: str) -> Iterator[Span]:
-        for i, words in enumerate(text.split(IMAGE)):
+    def _human(self, turn: Turn) -> Iterator[Span]:
+        for i, words in enumerate(turn.text.split(IMAGE, turn.num_marks)):
             if i:
                 yield Span(Kind.PICTURE)
             if self.instruction:
