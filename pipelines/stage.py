@@ -77,12 +77,15 @@ class Result:
 class InputArtifact:
     """An upstream step's committed output. Bytes are verified before they are handed out.
 
-    ``fetch`` brings the named files (all, when None) to a local folder and returns that folder.
+    ``fetch`` brings the named files (all, when None) to a local folder and returns that folder. step and key name the
+    step record of which it is the output.
     """
 
     def __init__(self, *, digest: str, values: Mapping[str, Any], names: tuple[str, ...],
-                 fetch: Callable[[tuple[str, ...] | None], Path]) -> None:
+                 fetch: Callable[[tuple[str, ...] | None], Path], step: str = "", key: str = "") -> None:
         self.digest = digest
+        self.step = step
+        self.key = key
         self.values = values
         self.names = names
         self._fetch = fetch
