@@ -51,9 +51,10 @@ class PictureRules:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Picture:
-    """body: the bytes to store. width, height: of the picture as fetched."""
+    """body: the bytes to store. num_bytes, width, height: of the picture as fetched."""
 
     body: bytes
+    num_bytes: int
     width: int
     height: int
 
@@ -84,12 +85,12 @@ def examine(body: bytes, rules: PictureRules) -> Picture | Problem:
     except Exception as error:  # decoders raise whatever a damaged file leads them to
         return Problem.TRUNCATED if "truncated" in str(error) else Problem.CORRUPT
     if rules.size is None or min(width, height) <= rules.size:
-        return Picture(body=body, width=width, height=height)
+        return Picture(body=body, num_bytes=len(body), width=width, height=height)
     scale = rules.size / min(width, height)
     smaller = rgb.resize((round(width * scale), round(height * scale)), Image.Resampling.BICUBIC)
     stored = io.BytesIO()
     smaller.save(stored, "PNG", compress_level=6)
-    return Picture(body=stored.getvalue(), width=width, height=height)
+    return Picture(body=stored.getvalue(), num_bytes=len(body), width=width, height=height)
 
 
 def _is_html(body: bytes) -> bool:

@@ -36,7 +36,8 @@ def bomb() -> bytes:
 BODIES = {
     "/good.jpg": JPEG, "/good.png": picture("PNG"), "/good.webp": picture("WEBP"), "/good.gif": picture("GIF"),
     "/html": b"<!DOCTYPE html><html><body>sold</body></html>", "/svg": b"<svg xmlns='http://www.w3.org/2000/svg'/>",
-    "/bad-header": picture("PNG")[:20] + b"\0" * 500, "/tiff": picture("TIFF"), "/empty": b"", "/truncated-file": JPEG[:len(JPEG) // 2],
+    "/bad-header": picture("PNG")[:20] + b"\0" * 500,
+    "/tiff": picture("TIFF"), "/empty": b"", "/truncated-file": JPEG[:len(JPEG) // 2],
     "/corrupt": picture("PNG")[:60] + b"\0" * 500, "/bomb": bomb(), "/small": picture(size=(8, 80)),
     "/large": b"\xff\xd8" + b"x" * 300_000,
 }
