@@ -2,7 +2,7 @@
 
 Calls only put a record in a queue; one thread sends. While MLflow is away, records go to a spool file of bounded size
 and are sent, in order, when it is back, by this process or by the next that opens a tracker on this machine. Records
-carry the pipeline's own names and times, so that sending one twice shows it once. What had to be dropped is counted, and
+carry the pipeline's own names and times, so sending one twice shows it once. What had to be dropped is counted, and
 ``close`` says so. A process that is killed takes the records of its last seconds with it.
 
     tracker = Tracker.open(settings, run_id, "demo", resolved)
