@@ -46,12 +46,12 @@ class RunSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    num_workers: int = Field(1, ge=1, description="workers of the step's own parallel part")
-    cpus_per_worker: float = Field(1.0, ge=0)
-    gpus_per_worker: float = Field(0.0, ge=0)
-    threads_per_worker: int = Field(1, ge=1, description="torch and OpenMP threads in each worker")
-    retries: int = Field(2, ge=0, description="further attempts after an infrastructure failure")
-    timeout_s: float = Field(172_800.0, gt=0, description="seconds after which an attempt is stopped")
+    num_workers: int = Field(default=1, ge=1, description="workers of the step's own parallel part")
+    cpus_per_worker: float = Field(default=1.0, ge=0)
+    gpus_per_worker: float = Field(default=0.0, ge=0)
+    threads_per_worker: int = Field(default=1, ge=1, description="torch and OpenMP threads in each worker")
+    retries: int = Field(default=2, ge=0, description="further attempts after an infrastructure failure")
+    timeout_s: float = Field(default=172_800.0, gt=0, description="seconds after which an attempt is stopped")
 
 
 class StepConfig(BaseModel):

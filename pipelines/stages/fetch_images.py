@@ -11,6 +11,7 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -31,26 +32,26 @@ if TYPE_CHECKING:
 class FetchRun(RunSettings):
     """How hard to try. Never in the key: an outcome, once recorded, is final."""
 
-    num_workers: int = Field(2, ge=1)
-    cpus_per_worker: float = Field(0.5, ge=0)
-    request_timeout_s: float = Field(20.0, gt=0, description="for one URL, redirects included")
-    request_retries: int = Field(2, ge=0, description="further tries of a URL that may heal")
-    connections: int = Field(64, ge=1, description="at once, in each worker")
-    connections_per_host: int = Field(8, ge=1, description="at once to one host, in each worker")
+    num_workers: int = Field(default=2, ge=1)
+    cpus_per_worker: float = Field(default=0.5, ge=0)
+    request_timeout_s: float = Field(default=20.0, gt=0, description="for one URL, redirects included")
+    request_retries: int = Field(default=2, ge=0, description="further tries of a URL that may heal")
+    connections: int = Field(default=64, ge=1, description="at once, in each worker")
+    connections_per_host: int = Field(default=8, ge=1, description="at once to one host, in each worker")
 
 
 class Config(StepConfig):
     """Which pictures are good enough, and how they are kept."""
 
-    run: FetchRun = FetchRun()
-    size: int | None = Field(None, ge=16, description="scale the shortest side down to this, kept as PNG; "
-                                                      "null keeps the bytes as fetched")
-    min_side: int = Field(16, ge=1, description="pixels of the shortest side under which a picture is refused")
-    max_bytes: int = Field(20_000_000, ge=1)
-    max_pixels: int = Field(64_000_000, ge=1, description="width times height, read from the header before decoding")
-    max_failed_fraction: float = Field(0.5, ge=0, le=1, description="above this the step fails with the reasons")
-    allow_private_hosts: tuple[str, ...] = Field((), description="hosts that may have a loopback or private address")
-    rows_per_shard: int = Field(1000, ge=1, description="lines of the corpus that one shard covers")
+    run: FetchRun = FetchRun()  # pyright: ignore[reportIncompatibleVariableOverride]
+    size: int | None = Field(default=None, ge=16, description="shortest side to scale down to, kept as PNG; "
+                                                              "null keeps the bytes as fetched")
+    min_side: int = Field(default=16, ge=1, description="pixels of the shortest side under which a picture is refused")
+    max_bytes: int = Field(default=20_000_000, ge=1)
+    max_pixels: int = Field(default=64_000_000, ge=1, description="width times height, by the header")
+    max_failed_fraction: float = Field(default=0.5, ge=0, le=1, description="above it the step fails")
+    allow_private_hosts: tuple[str, ...] = Field(default=(), description="hosts that may be on loopback or private")
+    rows_per_shard: int = Field(default=1000, ge=1, description="lines of the corpus that one shard covers")
 
 
 def read_selected(folder: Path) -> list[Wanted]:
@@ -124,13 +125,15 @@ class Units:
                 self._confirm(unit, missing[unit], outcomes, shard)
 
     def _restore(self, unit: int, record: Mapping[str, Any]) -> bool:
-        """Take a recorded unit. False when its pictures are no longer in the store."""
+        """Take a recorded unit. False when its pictures are no longer in the store as they were."""
         from llava.captions.fetch import Outcome
+        from pipelines.store import Damaged
 
         if (shard := record["shard"]) is not None:
-            if self.ctx.store.head(shard["key"]) is None:
+            try:
+                self.ctx.store.download(shard["key"], self._path(unit), sha256=shard["sha256"])
+            except Damaged:
                 return False
-            self.ctx.store.download(shard["key"], self._path(unit), sha256=shard["sha256"])
         self._take([Outcome.from_json(o) for o in record["outcomes"]])
         return True
 
@@ -187,7 +190,7 @@ class Units:
                             "urls": [[w.url for w in self.rows[u]]]}) for u in units]
         ray.data.DataContext.get_current().enable_progress_bars = False  # the step reports its own
         dataset = ray.data.from_arrow(blocks).map_batches(
-            fetch_units, fn_args=(_limits(config), _rules(config)), batch_size=1, batch_format="pyarrow",
+            partial(fetch_units, limits=_limits(config), rules=_rules(config)), batch_size=1, batch_format="pyarrow",
             num_cpus=config.run.cpus_per_worker, compute=ray.data.TaskPoolStrategy(size=config.run.num_workers))
         for row in dataset.iter_rows():
             yield row["unit"], [Outcome.from_json(o) for o in json.loads(row["outcomes"])], row["shard"]

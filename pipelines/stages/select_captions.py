@@ -34,18 +34,25 @@ BLOCKS_PER_WORKER = 16  # enough for progress to show and for workers to end tog
 ROWS_PER_PART = 100_000  # lines of the corpus that one part of the output covers
 
 
+class ExtractionRun(RunSettings):
+    """Extractors take half a logical CPU each, so that they find room beside a model that is served."""
+
+    num_workers: int = Field(default=2, ge=1)
+    cpus_per_worker: float = Field(default=0.5, ge=0)
+
+
 class Config(StepConfig):
     """Defaults are the paper's (appendix "Data, CC3M"), in its simpler reading: a fresh subset a phrase."""
 
-    run: RunSettings = RunSettings(num_workers=2, cpus_per_worker=0.5)
-    source: Source | None = Field(None, description="a TSV file of caption<TAB>url lines, or a folder of such files")
-    spacy_model: str = Field(MODEL, description="module of an installed spaCy model")
-    spacy_model_version: str = Field("", description="filled in from the installed model, so that it enters the key")
+    run: ExtractionRun = ExtractionRun()  # pyright: ignore[reportIncompatibleVariableOverride]
+    source: Source | None = Field(default=None, description="a file of caption<TAB>url lines, or a folder of them")
+    spacy_model: str = Field(default=MODEL, description="module of an installed spaCy model")
+    spacy_model_version: str = Field(default="", description="filled in: the installed model's, for the key")
     normalisation: Normalisation = Normalisation.SURFACE
-    min_frequency: int = Field(3, ge=1)
-    cap: int = Field(100, ge=1)
+    min_frequency: int = Field(default=3, ge=1)
+    cap: int = Field(default=100, ge=1)
     counting: Counting = Counting.INDEPENDENT
-    target: int | None = Field(None, ge=1, description="select exactly this many; the cap is then found, not given")
+    target: int | None = Field(default=None, ge=1, description="select exactly this many; the cap is found")
 
     @model_validator(mode="before")
     @classmethod
@@ -162,7 +169,8 @@ def run(ctx: StageContext) -> Result:
     selection = select(index, rule, ctx.seed)
     report = summarise(index, selection, rule, num_rows=corpus.num_read, num_duplicates=len(corpus.duplicates),
                        quarantined=Counter(r.reason.value for r in corpus.rejected), seed=ctx.seed,
-                       model=f"{config.spacy_model} {config.spacy_model_version}", normalisation=config.normalisation.value)
+                       model=f"{config.spacy_model} {config.spacy_model_version}",
+                       normalisation=config.normalisation.value)
     chosen = sorted(np.flatnonzero(selection.chosen).tolist(), key=lambda i: corpus.rows[i].row)
     _write(ctx.out, {
         "phrases": _table(("phrase", "frequency", "selected"), ("string", "int64", "int64"),
