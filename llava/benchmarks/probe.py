@@ -1,8 +1,8 @@
 """The probe: questions with one short right answer, asked with their own picture and with another's.
 
-An accuracy means something only beside two others: that of the best constant answer (``chance``) and that with pictures
-swapped. A model that looks is right with its own picture and near chance with the other's; a model that guesses from
-the text is as good with either.
+An accuracy means something only beside two others: that of guessing (``chance``: the best constant answer to a kind, or
+what the file says a guess from the text gets right, whichever is more) and that with pictures swapped. A model that
+looks is right with its own picture and near chance with the other's; one that guesses is as good with either.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from llava.benchmarks.records import (
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ProbeQuestion:
-    """swapped_image: another scene's picture, for which the answer would not be known from the text."""
+    """swapped_image: another scene's picture. chance: share that the file says a guess from the text gets right."""
 
     question_id: QuestionId
     image: str
@@ -35,11 +35,12 @@ class ProbeQuestion:
     kind: str
     text: str
     answer: str
+    chance: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Accuracy:
-    """Shares from 0 to 1 over ``total`` questions. chance: the best constant answer's."""
+    """Shares from 0 to 1 over ``total`` questions."""
 
     total: int
     correct: int
@@ -54,7 +55,7 @@ class Accuracy:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ProbeScores:
-    """overall: over all questions. Its chance is that of the best constant answer to each kind."""
+    """overall: over all questions, its chance that of guessing in each kind."""
 
     overall: Accuracy
     kinds: Mapping[str, Accuracy]
@@ -71,7 +72,8 @@ def read_probe(path: Path) -> list[ProbeQuestion]:
     questions = []
     for qid, row in zip(question_ids(rows, path), rows, strict=True):
         where = f"{path}: question {qid}"
-        question = ProbeQuestion(question_id=qid, **{name: field(row, name, str, where) for name in (
+        chance = field(row, "chance", (int, float), where) if "chance" in row else 0.0
+        question = ProbeQuestion(question_id=qid, chance=chance, **{name: field(row, name, str, where) for name in (
             "image", "swapped_image", "kind", "text", "answer")})
         if not normalise(question.answer):
             raise MalformedRecords(f"{where}: the answer {question.answer!r} holds no word")
@@ -95,16 +97,20 @@ def score_probe(questions: Sequence[ProbeQuestion], answers: Mapping[str, str],
         if missing := [q.question_id for q in questions if str(q.question_id) not in texts]:
             raise MalformedRecords(f"{len(missing)} of {len(questions)} questions are not answered with {what} "
                                    f"pictures: {named(missing)}")
-    constants = {kind: Counter(normalise(q.answer) for q in questions if q.kind == kind).most_common(1)[0][1]
-                 for kind in sorted({q.kind for q in questions})}
+    guessed = {kind: _guessed([q for q in questions if q.kind == kind]) for kind in sorted({q.kind for q in questions})}
 
     def over(chosen: Sequence[ProbeQuestion]) -> Accuracy:
         right = sum(is_correct(q, answers[str(q.question_id)]) for q in chosen)
         swapped = sum(is_correct(q, swapped_answers[str(q.question_id)]) for q in chosen)
-        guessed = sum(constants[kind] for kind in {q.kind for q in chosen})
-        total = len(chosen)
-        return Accuracy(total=total, correct=right, accuracy=round(right / total, 4), chance=round(guessed / total, 4),
+        chance, total = sum(guessed[kind] for kind in sorted({q.kind for q in chosen})), len(chosen)
+        return Accuracy(total=total, correct=right, accuracy=round(right / total, 4), chance=round(chance / total, 4),
                         swapped=round(swapped / total, 4))
 
     return ProbeScores(overall=over(questions),
-                       kinds={kind: over([q for q in questions if q.kind == kind]) for kind in constants})
+                       kinds={kind: over([q for q in questions if q.kind == kind]) for kind in guessed})
+
+
+def _guessed(questions: Sequence[ProbeQuestion]) -> float:
+    """How many questions of one kind a guess gets right."""
+    constant = Counter(normalise(q.answer) for q in questions).most_common(1)[0][1]
+    return max(constant, sum(q.chance for q in questions))

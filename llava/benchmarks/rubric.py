@@ -3,8 +3,8 @@
 It reads the same prompt as a language-model judge and answers in the same form, so that the whole path from question
 to score can be run without one. What it does, in full:
 
-* A fact is a count with what is counted, a position with its object, a word of the background, or any other word that
-  carries meaning (``object``). Plurals are folded; words of grammar are left out.
+* A fact is a count with what is counted, a position with its object, a word beside ``background``, or any other word
+  that carries meaning (``object``). Plurals are folded; words of grammar are left out.
 * recall: the share of the reference's facts that the answer names. precision: the share of the answer's facts that the
   reference or the context names.
 * points = 1 + 9 x the harmonic mean of the two, rounded. The reference is scored by the same rule and so gets 10.
@@ -40,6 +40,7 @@ GRAMMAR = frozenset((
     "will", "do", "does", "did", "have", "has", "had", "picture", "image", "photo", "scene", "shows", "showing",
     "shown", "show", "see", "seen", "appears", "visible", "side", "next", "front", "set", "placed", "located",
 ))
+CLAUSES = re.compile(r"[.,;:!?]|\band\b", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +52,9 @@ class Fact:
     of: str | None = None
 
     def agrees(self, other: Fact) -> bool:
-        return (self.kind, self.word) == (other.kind, other.word) and (
+        """A beach is the same beach whether or not the text calls it the background."""
+        kinds = {self.kind, other.kind}
+        return (len(kinds) == 1 or kinds == {"object", "background"}) and self.word == other.word and (
             self.of == other.of or self.of is None or other.of is None)
 
     def __str__(self) -> str:
@@ -84,21 +87,34 @@ class RubricJudge:
 def facts(text: str) -> tuple[Fact, ...]:
     """The facts that a text states, each once, in the order of the text."""
     found: dict[Fact, None] = {}
-    modifiers: list[tuple[str, str]] = []
-    tokens = [w for w in words(text) if w not in GRAMMAR]
+    for clause in CLAUSES.split(text):
+        found.update(dict.fromkeys(_facts_of_clause(words(clause))))
+    return tuple(found)
+
+
+def _facts_of_clause(tokens: Sequence[str]) -> list[Fact]:
+    """A count belongs to the next object. A position belongs to the object before it (``a dog at the top left``), or
+    to the next one after ``of`` (``left of a dog``) or where none stands before (``at the top left is a dog``)."""
+    found: list[Fact] = []
+    waiting: list[tuple[str, str]] = []
+    last: str | None = None
     for i, token in enumerate(tokens):
         if token.isdecimal():
-            modifiers.append(("count", token))
+            waiting.append(("count", token))
         elif token in POSITIONS:
-            modifiers.append(("position", token))
-        elif token != "background":
-            noun = _singular(token)
-            beside_background = "background" in tokens[max(i - 1, 0):i + 2]
-            found.update({Fact(kind, word, noun): None for kind, word in modifiers})
-            found[Fact("background" if beside_background else "object", noun)] = None
-            modifiers = []
-    found.update({Fact(kind, word): None for kind, word in modifiers})
-    return tuple(found)
+            if last is None or tokens[i + 1:i + 2] == ["of"]:
+                waiting.append(("position", token))
+            else:
+                found.append(Fact("position", token, last))
+        elif token not in GRAMMAR and token != "background":
+            last = _singular(token)
+            found += [Fact(kind, word, last) for kind, word in waiting]
+            waiting = []
+            near = [t for t in tokens[max(i - 2, 0):i + 3] if t not in GRAMMAR or t == "background"]
+            at = near.index(token)
+            is_background = "background" in near[max(at - 1, 0):at + 2]
+            found.append(Fact("background" if is_background else "object", last))
+    return [*found, *(Fact(kind, word) for kind, word in waiting)]
 
 
 def _singular(word: str) -> str:

@@ -27,16 +27,14 @@ class Table:
 
 def scienceqa_table(scores: Scores) -> Table:
     """The columns of the paper's table 7, in per cent, with what was unusable."""
-    accuracy = ("accuracy", *(_percent(c.accuracy) for c in scores.columns.values()))
-    correct = ("correct", *(str(c.correct) for c in scores.columns.values()))
-    total = ("questions", *(str(c.total) for c in scores.columns.values()))
+    rows = tuple((name, _percent(c.accuracy), str(c.correct), str(c.total)) for name, c in scores.columns.items())
     verb = {"strict": "counted as wrong", "historical": "guessed, or left out if missing", "stored": "counted as wrong"}
     notes = [f"{len(ids)} unusable ({reason.value}), {verb[scores.rule.value]}: {named(ids)}"
              for reason, ids in scores.unusable.items()]
     if scores.unknown:
         notes.append(f"{scores.unknown} predictions are of questions without a label and were not counted")
-    return Table(title=f"ScienceQA, rule {scores.rule.value}", header=("", *scores.columns),
-                 rows=(accuracy, correct, total), notes=tuple(notes))
+    return Table(title=f"ScienceQA, rule {scores.rule.value}", rows=rows, notes=tuple(notes),
+                 header=("questions", "accuracy", "correct", "of"))
 
 
 def probe_table(scores: ProbeScores) -> Table:
@@ -47,8 +45,8 @@ def probe_table(scores: ProbeScores) -> Table:
     return Table(title="Probe, exact match after normalisation",
                  header=("kind", "questions", "accuracy", "chance", "swapped pictures"),
                  rows=(*(row(kind, a) for kind, a in scores.kinds.items()), row("all", scores.overall)),
-                 notes=("chance: the best constant answer to each kind; swapped pictures: the same questions asked "
-                        "with another scene's picture",))
+                 notes=("chance: what guessing from the text gets right; swapped pictures: the same questions "
+                        "asked with another scene's picture",))
 
 
 def llava_bench_table(summary: Summary, judge: str) -> Table:

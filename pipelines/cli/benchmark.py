@@ -32,7 +32,7 @@ def _group() -> None:
 def score(
     file: Annotated[Path, typer.Argument(help="JSON with outputs or results by question id, or answer JSONL")],
     labels: Annotated[Path | None, typer.Option(
-        help="CSV with qid, answer, n_choices, has_text, has_image, grade, subject; or the official problems.json")] = None,
+        help="CSV with the answer, grade and subject of each question, or the official problems.json")] = None,
     splits: Annotated[Path | None, typer.Option(help="the official pid_splits.json, with problems.json")] = None,
     split: Annotated[str, typer.Option(help="which split to score, with problems.json")] = "test",
     rule: Annotated[Rule, typer.Option(

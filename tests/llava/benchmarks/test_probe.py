@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 
 from llava.benchmarks.answer_text import normalise
@@ -25,6 +27,14 @@ def test_each_kind_is_scored_against_its_own_chance():
     assert (background.accuracy, background.chance, background.swapped) == (1.0, 0.5, 0.0)
     assert (scores.overall.accuracy, scores.overall.chance, scores.overall.swapped) == (0.8333, 0.5, 0.3333)
     assert scores.as_json()["sight"] == 0.5
+
+
+def test_a_guess_that_reads_the_question_counts_as_chance():
+    """Where the file says what such a guess gets right, chance is never less."""
+    questions = [replace(q, chance=0.6) for q in QUESTIONS]
+    scores = score_probe(questions, RIGHT, RIGHT)
+    assert [a.chance for a in scores.kinds.values()] == [0.6, 0.6]
+    assert score_probe([replace(q, chance=0.1) for q in QUESTIONS], RIGHT, RIGHT).overall.chance == 0.5
 
 
 def test_only_spelling_is_forgiven():

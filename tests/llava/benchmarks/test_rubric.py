@@ -22,6 +22,17 @@ def test_facts_are_counts_positions_background_and_objects():
                                 Fact("object", "pizza"), Fact("background", "blue"))
 
 
+@pytest.mark.parametrize("text", [
+    "A dog at the top left and a key at the bottom.", "At the top left is a dog; at the bottom is a key.",
+    "A key at the bottom, a dog at the top left.",
+])
+def test_a_position_finds_its_object(text):
+    """Before the position or after it, in any order of the clauses."""
+    positions = {f for f in facts(text) if f.kind == "position"}
+    assert positions == {Fact("position", "top", "dog"), Fact("position", "left", "dog"),
+                         Fact("position", "bottom", "key")}
+
+
 @pytest.mark.parametrize(("better", "worse"), [
     (REFERENCE, "Two dogs are left of a pizza."),
     ("Two dogs and a pizza.", "Three dogs and a pizza."),
