@@ -8,7 +8,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import tempfile
 import uuid
 from collections.abc import Iterator
@@ -38,8 +37,7 @@ def s3() -> Iterator[Environment]:
 @pytest.fixture(scope="session")
 def services() -> Iterator[Environment]:
     """The whole stack (about fifteen seconds)."""
-    missing = set() if importlib.util.find_spec("llava.demo.pictures") else {"pictures"}
-    yield from _running(set(local.SERVICES) - missing)
+    yield from _running(set(local.SERVICES))
 
 
 @pytest.fixture

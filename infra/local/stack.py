@@ -6,10 +6,8 @@ and Ray's dashboard page would answer anybody. A probe asks for what a client ne
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import sys
-import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -143,12 +141,6 @@ def _pictures_command(installation: Installation) -> list[str]:
     return [sys.executable, "-m", "llava.demo.pictures", "--host", HOST, "--port", str(installation.ports["pictures"])]
 
 
-def _probe_pictures(installation: Installation) -> None:
-    """Ready when it answers at all: it has no page of its own."""
-    with contextlib.suppress(urllib.error.HTTPError):
-        _fetch(installation.url("pictures"))
-
-
 SERVICES: Mapping[str, Service] = {s.name: s for s in (
     Service(name="s3", title="S3 (SeaweedFS)", command=_weed_command, extra=_weed_environment, probe=_probe_s3,
             ports=("s3", "s3.grpc", "s3.master", "s3.master.grpc", "s3.volume", "s3.volume.grpc", "s3.filer",
@@ -156,7 +148,7 @@ SERVICES: Mapping[str, Service] = {s.name: s for s in (
     Service(name="mlflow", title="MLflow", ports=("mlflow",), command=_mlflow_command, extra=_mlflow_environment,
             probe=lambda i: _fetch(f"{i.url('mlflow')}/health")),
     Service(name="pictures", title="Pictures of the demo", ports=("pictures",), command=_pictures_command,
-            probe=_probe_pictures),
+            probe=lambda i: _fetch(f"{i.url('pictures')}/health")),
     Service(name="ray", title="Ray", command=_ray_command, probe=_probe_ray,
             ports=("ray.dashboard", "ray.gcs", "ray.client", "ray.node_manager", "ray.object_manager", "ray.agent",
                    "ray.agent.grpc", "ray.runtime_env", "ray.metrics", "serve")),

