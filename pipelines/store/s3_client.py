@@ -36,8 +36,9 @@ from pipelines.store import BucketMissing, StoreDenied, StoreUnavailable
 T = TypeVar("T")
 
 CONNECT_S = 5.0
-READ_S = 30.0
-BULK_TRIES = 5
+READ_S = 10.0  # small objects: an answer that takes longer is not coming
+BULK_READ_S = 60.0
+KINDS = ((1, READ_S), (5, BULK_READ_S))  # tries and time-out: of single requests, of parts of transfers
 FIRST_WAIT_S = 0.1
 LONGEST_WAIT_S = 10.0
 NETWORK = (EndpointConnectionError, ConnectionClosedError, HTTPClientError, IncompleteReadError, ResponseStreamingError,
@@ -165,7 +166,7 @@ class S3Client:
                 session = Session()
                 once, bulk = (session.client("s3", config=Config(
                     retries={"total_max_attempts": tries, "mode": "standard"}, connect_timeout=CONNECT_S,
-                    read_timeout=READ_S, max_pool_connections=32)) for tries in (1, BULK_TRIES))
+                    read_timeout=read_s, max_pool_connections=32)) for tries, read_s in KINDS)
                 self._made = session, once, bulk
             return self._made
 
