@@ -15,6 +15,7 @@ from llava.benchmarks.scienceqa import problems_of, read_problems, read_splits
 from llava.benchmarks.scienceqa_scores import Label, Rule, label_of, read_labels, score_file
 from llava.benchmarks.tables import as_rich, scienceqa_table
 from pipelines.cli.errors import one_message
+from pipelines.cli.options import DebugOption
 from pipelines.stage import BadInput
 
 app = typer.Typer(no_args_is_help=True, help="Score prediction files.")
@@ -39,8 +40,12 @@ def score(
         help="strict: unusable is wrong; historical: unusable is guessed; stored: the file's own results")
     ] = Rule.STRICT,
     as_json: Annotated[bool, typer.Option("--json", help="one JSON object instead of the table")] = False,
+    debug: DebugOption = False,
 ) -> None:
-    """Score a file of ScienceQA predictions: the columns of the paper's table 7, with counts."""
+    """Score a file of ScienceQA predictions: the columns of the paper's table 7, with counts.
+
+    Example: `llavactl benchmark scienceqa score answers.jsonl --labels problems.json --splits pid_splits.json`
+    """
     try:
         scores = score_file(file, _labels(labels, splits, split), rule)
     except MalformedRecords as error:

@@ -2,7 +2,6 @@ import json
 from dataclasses import dataclass, field
 
 import pytest
-import ray
 import torch
 
 from llava.benchmarks.records import read_jsonl, write_jsonl
@@ -16,14 +15,6 @@ from tests.pipelines.stages.stage_context import stage_context
 from tests.tiny import picture, write_base_models
 
 NUM_QUESTIONS = 6
-
-
-@pytest.fixture(scope="module")
-def cluster():
-    """A Ray of this test's own."""
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
-    yield
-    ray.shutdown()
 
 
 @pytest.fixture(scope="module")
