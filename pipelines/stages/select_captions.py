@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib.util
 import itertools
 import json
+import zlib
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -100,7 +101,7 @@ def read_corpus(source: Path) -> Corpus:
                 corpus.rejected.append(row)
             elif (first := unique.setdefault(row.identity, row)) is not row:
                 corpus.duplicates.append((row.row, first.row))
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise BadInput(f"{source} cannot be read: {error}") from None
     if not unique:
         reasons = ", ".join(f"{n} {r.value}" for r, n in Counter(r.reason for r in corpus.rejected).most_common())
