@@ -77,7 +77,7 @@ class Ingress:
                          sampling=Sampling(max_tokens=1))
         answer = await self._complete(one, self._served.limits.health_deadline_s)
         return {"status": "ok", "model": self._served.model, "system_fingerprint": answer.fingerprint,
-                "deployment": self._served.digest}
+                "deployment": self._served.deployment}
 
     async def chat(self, request: Request) -> Response:
         body = await _read_body(request, self._served.limits)

@@ -38,15 +38,17 @@ class Canary:
 class Served:
     """One application of Ray Serve: a version of a model and how it is served.
 
-    store_uri, manifest_key, manifest_digest: the artifact whose ``assistant/`` folder is served. code: digest of the
-    code that serves it. threads: of each replica. batch_size: questions that one replica answers together.
+    version: its number in the registry. store_uri, step, key, digest: the committed artifact whose ``assistant/``
+    folder is served, by its step record and its content digest. code: digest of the code that serves it. threads: of
+    each replica. batch_size: questions that one replica answers together.
     """
 
     model: str
-    version: str
+    version: int
     store_uri: str
-    manifest_key: str
-    manifest_digest: str
+    step: str
+    key: str
+    digest: str
     code: str = ""
     route_prefix: str = "/"
     num_replicas: int = 1
@@ -65,14 +67,15 @@ class Served:
         return f"{self.model}-v{self.version}" + (f"-{self.code[:8]}" if self.code else "")
 
     @property
-    def digest(self) -> str:
+    def deployment(self) -> str:
+        """What a running application is compared by."""
         plain = json.dumps(asdict(self), sort_keys=True, default=lambda raw: hashlib.sha256(raw).hexdigest())
         return hashlib.sha256(plain.encode()).hexdigest()
 
     def as_model(self, created: int) -> dict[str, Any]:
         """The entry of ``/v1/models``; fields that OpenAI's clients do not know are for the page and the rollout."""
         return {"id": self.model, "object": "model", "created": created, "owned_by": "llava",
-                "system_fingerprint": self.fingerprint, "deployment": self.digest, "description": self.description,
+                "system_fingerprint": self.fingerprint, "deployment": self.deployment, "description": self.description,
                 "example_questions": list(self.example_questions)}
 
 
