@@ -28,7 +28,7 @@ class PromptTooLong(ValueError):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ChatRequest:
-    """turns: ends with a human turn; the human turns hold one ``<image>`` a picture. images: encoded pictures."""
+    """turns: ends with a human turn; the human turns mark one ``<image>`` a picture. images: encoded pictures."""
 
     turns: tuple[Turn, ...]
     images: tuple[bytes, ...] = ()

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from transformers import CLIPVisionModel, LlamaForCausalLM, PreTrainedTokenizerBase
 
 IMAGE_ENDS = ("<im_start>", "<im_end>")
-DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16}
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 class BadModel(ValueError):
