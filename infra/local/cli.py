@@ -102,7 +102,7 @@ def doctor(
     """
     from infra.local.doctor import Verdict, examine
 
-    findings = list(examine(state or state_folder(), tuple(store), sys.stdout.isatty()))
+    findings = list(examine(state or state_folder(), tuple(store)))
     colours = {Verdict.OK: "green", Verdict.WARNING: "yellow", Verdict.MISSING: "red"}
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for heading in ("", "what", "found", "fix"):
