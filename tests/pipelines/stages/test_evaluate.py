@@ -8,9 +8,11 @@ from llava.benchmarks.records import read_jsonl, write_jsonl
 from llava.images import write_image_shards
 from llava.instructions.teachers import TeacherMisconfigured, TeacherReply
 from llava.model import AssistantConfig, LlavaModel
+from pipelines.observations import Observations
 from pipelines.stage import BadInput, InputArtifact, Result, StageContext
 from pipelines.stages.evaluate import STAGE, Config, RecordedJudge
 from pipelines.stages.gate import score_named
+from pipelines.store import open_store
 from tests.pipelines.stages.stage_context import stage_context
 from tests.tiny import picture, write_base_models
 
@@ -156,11 +158,10 @@ def test_a_malformed_benchmark_is_bad_input(world, model):
         STAGE.run(context(world, model, sources=("probe",)))
 
 
-class Record(dict):
-    """Observations of one step, without a store."""
-
-    def record(self, key, body):
-        return self.setdefault(key, body)
+@pytest.fixture
+def record(tmp_path):
+    """Observations of one step, in a store of its own."""
+    return Observations(open_store(f"file://{tmp_path}/store"), "evaluate", "key")
 
 
 @dataclass
@@ -174,9 +175,9 @@ class Counting:
         return TeacherReply(text=f"8 {len(self.asked)}", finish_reason="stop", model="m")
 
 
-def test_a_judge_is_asked_once_and_its_answer_is_final():
+def test_a_judge_is_asked_once_and_its_answer_is_final(record):
     """The same request is read from the record; another seed or another judge is another request."""
-    teacher, record = Counting(), Record()
+    teacher = Counting()
     messages = [{"role": "user", "content": "?"}]
 
     def ask(seed, name="judge"):
@@ -196,13 +197,13 @@ def test_a_judge_that_cannot_be_asked_is_bad_input(world, model, monkeypatch):
         Config(bench="x", judge={"kind": "openai"})
 
 
-def test_a_refusing_endpoint_is_bad_input():
+def test_a_refusing_endpoint_is_bad_input(record):
     """Nothing is recorded of a request that could not be made."""
     class Refusing:
         def answer(self, messages, *, temperature, seed, max_tokens):
             raise TeacherMisconfigured("no such model")
 
-    record = Record()
     with pytest.raises(BadInput, match="the judge cannot be asked: no such model"):
         RecordedJudge(Refusing(), "judge", record).answer([], temperature=0, seed=0, max_tokens=1)
-    assert record == {}
+    teacher = Counting()
+    assert RecordedJudge(teacher, "judge", record).answer([], temperature=0, seed=0, max_tokens=1).text == "8 1"
