@@ -17,6 +17,7 @@ from typing import Any, Protocol
 from llava.instructions.parse import Kind
 from llava.instructions.prompts import load_prompt
 
+SHORTEST_SECRET = 8  # a shorter key stands where an endpoint asks for none
 GRAMMAR = "grammar teacher, not a language model"
 
 
@@ -114,4 +115,5 @@ class OpenAITeacher:
 
     def _said(self, error: Any) -> str:
         """What the endpoint said, without the key, should it echo it."""
-        return str(error.message).replace(self._key, "***")
+        text = str(error.message)
+        return text.replace(self._key, "***") if len(self._key) >= SHORTEST_SECRET else text
