@@ -71,11 +71,3 @@ def five_captions(scene: Scene, rng: random.Random) -> list[str]:
     ]
     rng.shuffle(captions)
     return [c[0].upper() + c[1:] for c in captions]
-
-
-def description(scene: Scene, rng: random.Random) -> str:
-    """A paragraph that tells all of a scene: a reference for the request to describe it in detail."""
-    from llava.demo.grammar import Facts, Placed, describe
-
-    return describe(Facts(placed=tuple(Placed(p.name, p.cell) for p in scene.placements),
-                          background=scene.background), rng)
