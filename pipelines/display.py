@@ -1,7 +1,7 @@
 """What a person sees of a run: one line for each transition, and how far each live step is.
 
-On a terminal the live steps are bars; in a pipe (``ray job submit`` prints one) they are plain lines, at most one a step
-every few seconds, so that a log stays readable. Nothing here is state: a driver without a display runs the same.
+On a terminal the live steps are bars; in a pipe (``ray job submit`` prints one) they are plain lines, at most one a
+step every few seconds, so that a log stays readable. Nothing here is state: a driver runs the same without.
 """
 
 from __future__ import annotations

@@ -87,7 +87,7 @@ def library_versions(names: tuple[str, ...]) -> dict[str, str]:
 
 
 def source_digest(uri: str, manifests: Mapping[str, Manifest], known: Mapping[str, str]) -> str:
-    """Digest of a source: of a part of another step's artifact, or of bytes outside (``known`` spares a second read)."""
+    """Digest of a source: of a part of another step's artifact, or of bytes outside (unless ``known`` already)."""
     if (named := step_of(uri)) is None:
         return known.get(uri) or digest_source(uri)
     step, path = named
@@ -101,6 +101,11 @@ def source_digest(uri: str, manifests: Mapping[str, Manifest], known: Mapping[st
     return tree_digest(entries)
 
 
+def _absolute(uri: str) -> str:
+    """An attempt's working folder may be another than the driver's."""
+    return uri if "://" in uri else str(Path(uri).expanduser().resolve())
+
+
 def identify(step: Step, seed: int, manifests: Mapping[str, Manifest], known: Mapping[str, str]) -> Identity:
     """The step's key. manifests: of every step that it depends on. known: URI -> digest of sources already read.
 
@@ -110,7 +115,7 @@ def identify(step: Step, seed: int, manifests: Mapping[str, Manifest], known: Ma
     reference = stage_reference(stage)
     code = stage_code(reference, stage.package_data)
     uris = {IMPORT: step.imported} if step.imported else dict(step.sources)
-    sources = {n: Source(uri=u, digest=source_digest(u, manifests, known)) for n, u in uris.items()}
+    sources = {n: Source(uri=_absolute(u), digest=source_digest(u, manifests, known)) for n, u in uris.items()}
     config = step.config.model_dump(mode="json", by_alias=True, exclude={"run", "from_"})
     for name in source_fields(stage.config):
         config.pop(name, None)

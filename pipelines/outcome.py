@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
+from pipelines.schema import read_json
 from pipelines.stage import BadInput
 
 if TYPE_CHECKING:
@@ -24,6 +25,26 @@ class AttemptLost(Exception):
     """The attempt no longer holds its place: it stops, and publishes nothing."""
 
 
+class Preempted(Exception):
+    """Told to leave the node: the work goes on elsewhere."""
+
+
+class Cancelled(Exception):
+    """A person asked for it to stop."""
+
+
+class CodeChanged(Exception):
+    """The code here is not the code that the key names."""
+
+
+class DamagedInput(Exception):
+    """An input's bytes are not what its record says. step: whose output it is."""
+
+    def __init__(self, step: str, message: str) -> None:
+        super().__init__(message)
+        self.step = step
+
+
 class Cause(enum.Enum):
     """Why an attempt ended."""
 
@@ -31,6 +52,7 @@ class Cause(enum.Enum):
     USER_CODE = "user_code"  # an exception in the stage: no retry, show the traceback
     BAD_INPUT = "bad_input"  # a person must mend the input
     CODE_CHANGED = "code_changed"  # the code here is not the code that the key names
+    DAMAGED_INPUT = "damaged_input"  # an upstream artifact is missing or altered: it is made again first
     OUT_OF_MEMORY = "out_of_memory"  # stop, and say which knob helps
     INFRASTRUCTURE = "infrastructure"  # a node, the network, the store: retry within the budget
     TIMED_OUT = "timed_out"  # longer than run.timeout_s: retry within the budget
@@ -40,30 +62,32 @@ class Cause(enum.Enum):
 
     @property
     def retried(self) -> bool:
-        return self in (Cause.INFRASTRUCTURE, Cause.TIMED_OUT, Cause.PREEMPTED, Cause.LOST)
+        return self.spends_budget or self in (Cause.PREEMPTED, Cause.LOST)
 
     @property
     def spends_budget(self) -> bool:
-        return self in (Cause.INFRASTRUCTURE, Cause.TIMED_OUT)
+        return self in (Cause.INFRASTRUCTURE, Cause.TIMED_OUT, Cause.DAMAGED_INPUT)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Outcome:
-    """cause: why. message: one line for a person. traceback: the stage's own, empty unless the code failed."""
+    """cause: why. message: for a person. traceback: the stage's own, empty unless the code failed.
+    about: the upstream step, if one is to blame.
+    """
 
     cause: Cause
     message: str = ""
     traceback: str = ""
+    about: str = ""
 
     def to_json(self) -> bytes:
         return json.dumps({"schema": SCHEMA, **asdict(self), "cause": self.cause.value}).encode()
 
     @classmethod
     def from_json(cls, body: bytes) -> Outcome:
-        raw = json.loads(body)
-        if raw["schema"] > SCHEMA:
-            raise BadInput(f"an attempt's outcome has schema {raw['schema']}, newer than this code's {SCHEMA}: update")
-        return cls(cause=Cause(raw["cause"]), message=raw["message"], traceback=raw["traceback"])
+        raw = read_json(body, SCHEMA, "an attempt's outcome")
+        return cls(cause=Cause(raw["cause"]), message=raw["message"], traceback=raw["traceback"],
+                   about=raw["about"])
 
 
 def read_outcome(store: ObjectStore, attempt_prefix: str) -> Outcome | None:
@@ -75,6 +99,8 @@ def write_outcome(store: ObjectStore, attempt_prefix: str, outcome: Outcome) -> 
     store.put(f"{attempt_prefix}/outcome.json", outcome.to_json())
 
 
+KNOWN = {BadInput: Cause.BAD_INPUT, AttemptLost: Cause.LOST, Preempted: Cause.PREEMPTED, Cancelled: Cause.CANCELLED,
+         CodeChanged: Cause.CODE_CHANGED, DamagedInput: Cause.DAMAGED_INPUT}
 MEMORY = {"MemoryError", "OutOfMemoryError", "ObjectStoreFullError"}
 MEMORY_WORDS = ("out of memory", "can't allocate memory", "cannot allocate memory")
 CLUSTER = {"RayActorError", "ActorUnavailableError", "WorkerCrashedError", "NodeDiedError", "ObjectLostError",
@@ -106,11 +132,10 @@ def _is_a(error: BaseException, names: set[str]) -> bool:
 def classify(error: BaseException) -> tuple[Cause, BaseException]:
     """The cause of an exception, and the link of its chain that says so."""
     links = list(chain(error))
-    for link in links:
-        if isinstance(link, BadInput):
-            return Cause.BAD_INPUT, link
-        if isinstance(link, AttemptLost):
-            return Cause.LOST, link
+    for kind, cause in KNOWN.items():
+        for link in links:
+            if isinstance(link, kind):
+                return cause, link
     for link in links:
         if _is_a(link, MEMORY) or any(w in str(link).lower() for w in MEMORY_WORDS):
             return Cause.OUT_OF_MEMORY, link

@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from pipelines.schema import read_json
 from pipelines.stage import BadInput
 
 if TYPE_CHECKING:
@@ -70,10 +71,7 @@ def read_run(store: ObjectStore, run_id: str) -> Run:
     stored = store.get(f"runs/{run_id}/run.json")
     if stored is None:
         raise BadInput(f"no run {run_id!r} in {store.uri}; `llavactl runs` lists them")
-    raw = json.loads(stored.body)
-    if raw.pop("schema") > SCHEMA:
-        raise BadInput(f"the run {run_id} was written by newer code: update this checkout")
-    return Run(**raw)
+    return Run(**read_json(stored.body, SCHEMA, f"the run {run_id}"))
 
 
 def run_ids(store: ObjectStore) -> list[str]:

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from pipelines.dag import Step
 from pipelines.identity import Identity, Source, stage_reference
+from pipelines.record import attempt_prefix
+from pipelines.schema import read_json
 from pipelines.stage import BadInput
 
 if TYPE_CHECKING:
@@ -33,6 +35,7 @@ class Spec:
     generation: int
     epoch: int
     run_id: str
+    recipe: str
     seed: int
     config: Mapping[str, Any]
     document: Mapping[str, Any]
@@ -50,21 +53,8 @@ class Spec:
 
     @classmethod
     def from_json(cls, body: bytes) -> Spec:
-        raw = json.loads(body)
-        if raw.pop("schema") > SCHEMA:
-            raise BadInput("the attempt's spec was written by newer code than runs here: update the cluster's code")
+        raw = read_json(body, SCHEMA, "an attempt's spec")
         return cls(**{**raw, "sources": {n: Source(**s) for n, s in raw["sources"].items()}})
-
-
-def attempt_prefix(step: str, key: str, generation: int, epoch: int) -> str:
-    """The namespace that only this attempt writes to."""
-    return f"attempts/{step}/{key}/g{generation}e{epoch}"
-
-
-def submission_id(step: str, key: str, generation: int, epoch: int) -> str:
-    """The id under which the attempt is submitted: whoever submits it, it is one job."""
-    suffix = f"e{epoch}" if generation == 1 else f"g{generation}e{epoch}"
-    return f"{step}-{key[:12]}-{suffix}"
 
 
 def write_spec(store: ObjectStore, spec: Spec) -> str:
@@ -80,10 +70,10 @@ def read_spec(store: ObjectStore, key: str) -> Spec:
     return Spec.from_json(stored.body)
 
 
-def make_spec(step: Step, identity: Identity, *, generation: int, epoch: int, run_id: str, seed: int,
+def make_spec(step: Step, identity: Identity, *, generation: int, epoch: int, run_id: str, recipe: str, seed: int,
               artifacts: Mapping[str, tuple[str, str]]) -> Spec:
     """artifacts: step -> (key, content digest) for the steps that this one depends on."""
     return Spec(step=step.name, stage=stage_reference(step.stage), key=identity.key, generation=generation, epoch=epoch,
-                run_id=run_id, seed=seed, config=step.config.model_dump(mode="json", by_alias=True),
+                run_id=run_id, recipe=recipe, seed=seed, config=step.config.model_dump(mode="json", by_alias=True),
                 document=identity.document, inputs=identity.inputs, sources=identity.sources,
                 artifacts={n: k for n, (k, _) in artifacts.items()}, digests={n: d for n, (_, d) in artifacts.items()})

@@ -9,7 +9,8 @@ import typer
 
 from pipelines.cli import logs, plan, recipe, run, runs, show
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode="markdown", pretty_exceptions_enable=False,
+app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode="markdown",
+                  pretty_exceptions_enable=False,
                   help="Turn captions into a served vision-language assistant; kill it anywhere and run it again.")
 for _name, _module in (("plan", plan), ("run", run), ("show", show), ("logs", logs), ("runs", runs)):
     app.command(_name)(_module.command)

@@ -12,6 +12,10 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 
+class RunnerUnreachable(Exception):
+    """The place does not answer now; it may later."""
+
+
 class JobStatus(enum.Enum):
     """What the place where it runs says of a job. ABSENT: it never heard of the id."""
 
@@ -50,6 +54,24 @@ class Demand:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Order:
+    """What is submitted: ``python -m pipelines.attempt --store <store_uri> --spec <spec_key>``.
+
+    environment: variables of the process beside those that its node has; no secret. metadata: for the dashboard.
+    """
+
+    store_uri: str
+    spec_key: str
+    environment: Mapping[str, str]
+    demand: Demand
+    metadata: Mapping[str, str]
+
+    @property
+    def arguments(self) -> list[str]:
+        return ["-m", "pipelines.attempt", "--store", self.store_uri, "--spec", self.spec_key]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Resources:
     """total and used, by Ray resource name; holders: submission id of each live step job -> its demand."""
 
@@ -70,9 +92,12 @@ class JobRunner(Protocol):
         """Names this very cluster: another id means that its jobs cannot be asked about here."""
         ...
 
-    def submit(self, submission_id: str, arguments: list[str], *, environment: Mapping[str, str],
-               demand: Demand, metadata: Mapping[str, str]) -> None:
-        """Start ``python -m pipelines.attempt <arguments>``; nothing happens if the id was used before."""
+    def gone(self, cluster: str) -> bool:
+        """Whether that other cluster, and all that ran there, is certainly gone. False where nobody can know."""
+        ...
+
+    def submit(self, submission_id: str, order: Order) -> None:
+        """Start the attempt; nothing happens if the id was used before."""
         ...
 
     def job(self, submission_id: str) -> Job:

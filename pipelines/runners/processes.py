@@ -14,10 +14,9 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
 from pathlib import Path
 
-from pipelines.runners import Demand, Job, JobStatus, Resources
+from pipelines.runners import Job, JobStatus, Order, Resources
 
 SHELL = """
 trap : TERM
@@ -47,18 +46,20 @@ class ProcessJobs:
     def cluster(self) -> str:
         return f"processes:{self.folder.resolve()}"
 
-    def submit(self, submission_id: str, arguments: list[str], *, environment: Mapping[str, str],
-               demand: Demand, metadata: Mapping[str, str]) -> None:
+    def gone(self, cluster: str) -> bool:
+        return False
+
+    def submit(self, submission_id: str, order: Order) -> None:
         home = self.folder / submission_id
         try:
             home.mkdir()
         except FileExistsError:
             return
-        (home / "demand.json").write_text(json.dumps(dict(demand.amounts)))
-        command = [sys.executable, "-m", "pipelines.attempt", *arguments]
+        (home / "demand.json").write_text(json.dumps(dict(order.demand.amounts)))
+        command = [sys.executable, *order.arguments]
         with open(os.devnull) as nothing:
             process = subprocess.Popen(["sh", "-c", SHELL, "sh", *command], start_new_session=True, stdin=nothing,
-                                       env={**os.environ, **environment, "JOB_HOME": str(home)},
+                                       env={**os.environ, **order.environment, "JOB_HOME": str(home)},
                                        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         part = home / "pid.part"
         part.write_text(f"{process.pid} {process_start(process.pid)}")

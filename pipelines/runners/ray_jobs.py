@@ -9,17 +9,18 @@ from __future__ import annotations
 import json
 import os
 import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
 import httpx
 
-from pipelines.runners import Demand, Job, JobStatus, Resources
+from pipelines.runners import Job, JobStatus, Order, Resources, RunnerUnreachable
 from pipelines.stage import BadInput
 
 T = TypeVar("T")
 UP = "start the services with `make up`, or point RAY_API_SERVER_ADDRESS at a cluster's dashboard"
+GROWS_TO = "LLAVA_CLUSTER_RESOURCES"  # JSON: what an autoscaled cluster can grow to, as {"CPU": 64, "GPU": 8}
 GIVEN_BY_RAY = {"PENDING": JobStatus.PENDING, "RUNNING": JobStatus.RUNNING, "SUCCEEDED": JobStatus.SUCCEEDED,
                 "FAILED": JobStatus.FAILED, "STOPPED": JobStatus.STOPPED}
 
@@ -45,10 +46,6 @@ def ray_token() -> str | None:
     return token
 
 
-class RayUnreachable(Exception):
-    """The dashboard does not answer now; it may later."""
-
-
 class RayJobs:
     """address: the dashboard's URL. Raises BadInput when there is no cluster or it refuses the token."""
 
@@ -59,7 +56,7 @@ class RayJobs:
                                   headers={"Authorization": f"Bearer {token}"} if token else {})
         try:
             self._cluster = str(self._get("/api/version")["session_name"])
-        except RayUnreachable as error:
+        except RunnerUnreachable as error:
             raise BadInput(f"no Ray cluster answers at {self.address} ({error}): {UP}") from None
         from ray.job_submission import JobSubmissionClient
 
@@ -68,15 +65,15 @@ class RayJobs:
     def cluster(self) -> str:
         return self._cluster
 
-    def submit(self, submission_id: str, arguments: list[str], *, environment: Mapping[str, str],
-               demand: Demand, metadata: Mapping[str, str]) -> None:
+    def gone(self, cluster: str) -> bool:
+        return False
+
+    def submit(self, submission_id: str, order: Order) -> None:
         try:
             self._guard(lambda: self._client.submit_job(
-                entrypoint=shlex.join(["python", "-m", "pipelines.attempt", *arguments]), submission_id=submission_id,
-                runtime_env={"env_vars": dict(environment)},
-                metadata={**metadata, "demand": json.dumps(dict(demand.amounts))}))
-        except RayUnreachable:
-            raise
+                entrypoint=shlex.join(["python", *order.arguments]), submission_id=submission_id,
+                runtime_env={"env_vars": dict(order.environment)},
+                metadata={**order.metadata, "demand": json.dumps(dict(order.demand.amounts))}))
         except RuntimeError:
             if self.job(submission_id).status is JobStatus.ABSENT:  # refused for another reason than "exists"
                 raise
@@ -99,8 +96,10 @@ class RayJobs:
         jobs = self._json(self._request("GET", "/api/jobs/"))
         holders = {j["submission_id"]: json.loads(j["metadata"]["demand"]) for j in jobs
                    if GIVEN_BY_RAY.get(j["status"], JobStatus.FAILED).live and "demand" in (j.get("metadata") or {})}
-        return Resources(total={n: v[1] for n, v in usage.items()}, used={n: v[0] for n, v in usage.items()},
-                         holders=holders)
+        total = {name: offered for name, (_used, offered) in usage.items()}
+        for name, amount in json.loads(os.environ.get(GROWS_TO) or "{}").items():
+            total[name] = max(total.get(name, 0.0), float(amount))
+        return Resources(total=total, used={name: used for name, (used, _offered) in usage.items()}, holders=holders)
 
     def _get(self, path: str) -> Any:
         return self._json(self._request("GET", path))
@@ -109,7 +108,7 @@ class RayJobs:
         try:
             return self._http.request(method, path)
         except httpx.HTTPError as error:
-            raise RayUnreachable(str(error) or type(error).__name__) from error
+            raise RunnerUnreachable(str(error) or type(error).__name__) from error
 
     def _json(self, answer: httpx.Response) -> Any:
         if answer.status_code in (401, 403):
@@ -117,7 +116,7 @@ class RayJobs:
                            f"RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH to the token file of that cluster; "
                            f"`make up` prints both")
         if answer.status_code >= 500:
-            raise RayUnreachable(f"HTTP {answer.status_code}")
+            raise RunnerUnreachable(f"HTTP {answer.status_code}")
         try:
             answer.raise_for_status()
             return answer.json()
@@ -128,4 +127,4 @@ class RayJobs:
         try:
             return call()
         except (ConnectionError, OSError) as error:
-            raise RayUnreachable(str(error) or type(error).__name__) from error
+            raise RunnerUnreachable(str(error) or type(error).__name__) from error
