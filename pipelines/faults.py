@@ -36,6 +36,7 @@ POINTS: dict[str, str] = {
     "publish.after_commit": "the record names the manifest, the attempt has not ended",
     "damage.before": "the record is about to be marked as damaged or forgotten",
     "observe.after": "an outside answer is in the store, its asker does not know yet",
+    "register.before_champion": "the version is registered as candidate, the champion has not moved",
     "journal.after": "an event is in the journal, the driver has not gone on",
 }
 

@@ -8,14 +8,14 @@ a person promotes. Every change leaves a line of history: who, what, why.
 
 from __future__ import annotations
 
-import json
-import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from pipelines.runs import who as current_user
+from pipelines.schema import read_json
 from pipelines.stage import BadInput
+from pipelines.store import with_nonce
 
 if TYPE_CHECKING:
     from pipelines.store import ObjectStore
@@ -36,9 +36,8 @@ class Superseded(BadInput):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Version:
-    """number: from 1, never reused. step and key name the step record; digest is the content digest of its artifact.
-    scores: the evaluation's values. against: the champion that it was compared with when it was accepted, as the gate's
-    config has it.
+    """One content, known by its digest. number: from 1, never reused. step and key name the record of the step that
+    first made it. scores: the evaluation's values.
     """
 
     number: int
@@ -46,7 +45,6 @@ class Version:
     key: str
     digest: str
     scores: Mapping[str, Any] = field(default_factory=dict)
-    against: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -81,8 +79,8 @@ class Registered:
         raise BadInput(f"model {self.model} has no version {number}; it has "
                        f"{', '.join(str(v.number) for v in self.versions) or 'none'}")
 
-    def find(self, key: str, digest: str) -> Version | None:
-        return next((v for v in self.versions if (v.key, v.digest) == (key, digest)), None)
+    def find(self, digest: str) -> Version | None:
+        return next((v for v in self.versions if v.digest == digest), None)
 
     def pointing(self, **aliases: int | None) -> Registered:
         """With these aliases moved; None removes one."""
@@ -133,7 +131,7 @@ def register(store: ObjectStore, model: str, *, step: str, key: str, digest: str
              why: str) -> Version:
     """The version with that content, made the candidate; created if it is new. The champion is not touched."""
     def update(state: Registered) -> Registered:
-        found = state.find(key, digest)
+        found = state.find(digest)
         if found is None:
             found = Version(number=max((v.number for v in state.versions), default=0) + 1, step=step, key=key,
                             digest=digest, scores=dict(scores))
@@ -141,7 +139,7 @@ def register(store: ObjectStore, model: str, *, step: str, key: str, digest: str
         return state if state.alias("champion") == found else state.pointing(candidate=found.number)
 
     after = change(store, model, update, what="candidate -> {candidate}", why=why)
-    version = after.find(key, digest)
+    version = after.find(digest)
     assert version is not None
     return version
 
@@ -162,24 +160,9 @@ def accept(store: ObjectStore, model: str, number: int, *, against: Mapping[str,
         if champion != (against["version"] if against else None):
             raise Superseded(f"model {model} has a new champion, version {champion}, with which version {number} was "
                              f"not compared; run the pipeline again and the gate compares them")
-        versions = tuple(replace(v, against=against) if v.number == number else v for v in state.versions)
-        return _crowned(replace(state, versions=versions), number)
+        return _crowned(state, number)
 
     return change(store, model, update, what="champion -> {champion}", why=why)
-
-
-def gate_champion(store: ObjectStore, model: str, candidate_key: str | None) -> dict[str, Any] | None:
-    """The champion that a gate is to compare a candidate with, as the gate's config has it; None when there is none.
-
-    candidate_key: the key of the candidate's step, if it is known at planning. A candidate that is the champion already
-    is compared with what it was compared with then, so that the decision that made it champion is reused.
-    """
-    champion = read(store, model).alias("champion")
-    if champion is None:
-        return None
-    if champion.key == candidate_key:
-        return dict(champion.against) if champion.against else None
-    return {"model": model, "version": champion.number, "digest": champion.digest, "scores": dict(champion.scores)}
 
 
 def promote(store: ObjectStore, model: str, number: int, *, why: str, who: str | None = None) -> Registered:
@@ -220,13 +203,10 @@ def _crowned(state: Registered, number: int) -> Registered:
 
 
 def _parse(model: str, body: bytes) -> Registered:
-    raw = json.loads(body)
-    if raw["schema"] > SCHEMA:
-        raise BadInput(f"{alias_key(model)} was written by newer code: update this checkout")
+    raw = read_json(body, SCHEMA, f"the registry's {alias_key(model)}")
     return Registered(model=model, versions=tuple(Version(**v) for v in raw["versions"]), aliases=raw["aliases"],
                       hold=raw["hold"], history=tuple(Change(**c) for c in raw["history"]))
 
 
 def _serialise(state: Registered) -> bytes:
-    """With a nonce, so that equal states written by two writers are told apart."""
-    return json.dumps({"schema": SCHEMA, "nonce": secrets.token_hex(8), **asdict(state)}, indent=1).encode()
+    return with_nonce({"schema": SCHEMA, **asdict(state)})

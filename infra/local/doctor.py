@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from infra import preflight
 from infra.local import services
@@ -158,8 +159,7 @@ def _wrong_keys(store: ObjectStore, prefix: str) -> str | None:
 
     bucket, key = _place(store, f"{prefix}/create")
     try:
-        _client(aws_access_key_id=secrets.token_hex(10), aws_secret_access_key=secrets.token_hex(20)).get_object(
-            Bucket=bucket, Key=key)
+        _client(secrets.token_hex(10), secrets.token_hex(20)).get_object(Bucket=bucket, Key=key)
     except ClientError as error:
         return None if error.response["ResponseMetadata"]["HTTPStatusCode"] in (400, 401, 403) else str(error)
     return "an object was read with keys that do not exist"
@@ -173,11 +173,13 @@ def _clock(store: ObjectStore, uri: str) -> Finding:
                    fix="" if near else "set this machine's clock (NTP); leases go by the store's, signatures by both")
 
 
-def _client(**keys: str):
+def _client(access_key: str | None = None, secret_key: str | None = None) -> Any:
+    """A boto3 client with these keys, or with those of the environment."""
     from boto3.session import Session
     from botocore.config import Config
 
-    return Session().client("s3", config=Config(retries={"max_attempts": 1}, connect_timeout=5), **keys)
+    session = Session(aws_access_key_id=access_key, aws_secret_access_key=secret_key)
+    return session.client("s3", config=Config(retries={"max_attempts": 1}, connect_timeout=5))
 
 
 def _place(store: ObjectStore, name: str) -> tuple[str, str]:

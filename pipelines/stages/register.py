@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from pipelines import registry
+from pipelines.faults import crash_point
 from pipelines.stage import BadInput, Placement, Result, Stage, StageContext, StepConfig
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ def run(ctx: StageContext) -> Result:
                        f"{model.digest[:12]}; run the gate again")
     version = registry.register(ctx.store, name, step=model.step, key=model.key, digest=model.digest,
                                 scores=evaluation.values, why=f"made by {ctx.step}")
+    crash_point("register.before_champion")
     state = registry.accept(ctx.store, name, version.number, against=verdict["champion"],
                             why=f"accepted: {'; '.join(decision.values['reasons'])}")
     print(f"{name}: version {version.number} ({model.digest[:12]}) is champion")
