@@ -72,8 +72,8 @@ def _input(store: ObjectStore, manifest: Manifest, cache: Path) -> InputArtifact
         except Damaged as error:
             raise _damaged(store, manifest.step, manifest.key, error) from error
 
-    return InputArtifact(digest=manifest.digest, values=manifest.values, names=tuple(f.name for f in manifest.files),
-                         fetch=fetch)
+    return InputArtifact(digest=manifest.digest, step=manifest.step, key=manifest.key, values=manifest.values,
+                         names=tuple(f.name for f in manifest.files), fetch=fetch)
 
 
 def _source(store: ObjectStore, source: Source, manifests: dict[str, Manifest], cache: Path) -> Callable[[], Path]:

@@ -146,7 +146,7 @@ def test_a_held_model_is_left_alone(shop: Workshop):
     """What a person rolled back stays until a person promotes."""
     for number in (1, 2):
         registry.register(shop.store, "toy", step="add", key=str(number), digest=str(number), scores={}, why="test")
-        registry.accept(shop.store, "toy", number, why="test")
+        registry.accept(shop.store, "toy", number, against={"version": 1} if number == 2 else None, why="test")
     registry.rollback(shop.store, "toy", why="it was rude")
     assert "it was rude" in shop.plan(diamond()).decision("announce").reasons[0]
     shop.run(diamond())
@@ -170,6 +170,7 @@ def test_killing_the_driver_leaves_the_step_running_and_the_next_driver_attaches
     assert shop.executed() == ALL
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["number@a", "decide"], ids=["job", "driver"])
 @pytest.mark.parametrize("point", ["reserve.after", "claim.after", "publish.before_commit", "publish.after_commit"])
 def test_a_kill_at_any_point_and_a_rerun_give_the_same(shop: Workshop, tmp_path_factory, monkeypatch, point, name):
@@ -181,12 +182,13 @@ def test_a_kill_at_any_point_and_a_rerun_give_the_same(shop: Workshop, tmp_path_
         assert shop.run(diamond().until(["add"])) is ExitCode.DONE
     with monkeypatch.context() as faulty:
         faulty.setenv("PIPELINE_FAULT", f"{point}:kill")
-        driver = shop.start()
+        driver = shop.start(retries=0)
     driver.wait(30)
     assert shop.run(diamond()) is ExitCode.DONE
     assert shop.digests() == control.digests()
 
 
+@pytest.mark.slow
 def test_two_drivers_do_the_work_once(shop: Workshop):
     """Both end well, and no step but the effect executes twice."""
     drivers = [shop.start(), shop.start()]
@@ -255,6 +257,7 @@ def test_a_stuck_attempt_is_ended_by_its_time_out(shop: Workshop, monkeypatch):
     assert shop.run(pipeline) is ExitCode.DONE
 
 
+@pytest.mark.slow
 def test_another_cluster_s_attempt_is_taken_over_only_after_it_expires(shop: Workshop, monkeypatch):
     """Nobody here can ask about its job, so only the silence of its heartbeat counts."""
     from pipelines.identity import identify

@@ -34,9 +34,10 @@ def step(name: str, *, inputs: Mapping[str, str] | None = None, sources: Mapping
                 sources=sources or {}, after=after, imported=imported)
 
 
-def diamond(*, value: int = 1, minimum: int = 0, **changes: Step) -> Pipeline:
+def diamond(*, value: int = 1, minimum: int = 0, retries: int = 2, **changes: Step) -> Pipeline:
     """number@a and number@b -> add -> decide -> announce; ``changes`` replaces steps by name, ``@`` written ``__``."""
-    steps = [step("number@a", value=value), step("number@b", value=10),
+    run = {"retries": retries}
+    steps = [step("number@a", value=value, run=run), step("number@b", value=10, run=run),
              step("add", inputs={"left": "number@a", "right": "number@b"}),
              step("decide", inputs={"evaluation": "add"}, minimum=minimum),
              step("announce", inputs={"decision": "decide"})]
