@@ -123,6 +123,19 @@ class _Reduce(ast.NodeTransformer):
         self.generic_visit(node)
         return node.orelse if _is_type_checking(node.test) else node
 
+    def visit_JoinedStr(self, node: ast.JoinedStr) -> ast.AST:
+        """Pythons differ in how they cut the constant text of an f-string."""
+        self.generic_visit(node)
+        values: list[ast.expr] = []
+        for value in node.values:
+            last = values[-1] if values else None
+            if isinstance(value, ast.Constant) and isinstance(last, ast.Constant):
+                values[-1] = ast.Constant(value=f"{last.value}{value.value}")
+            elif not (isinstance(value, ast.Constant) and value.value == ""):
+                values.append(value)
+        node.values = values
+        return node
+
     def generic_visit(self, node: ast.AST) -> ast.AST:
         body = getattr(node, "body", None)
         if (isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)) and body

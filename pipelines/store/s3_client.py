@@ -36,9 +36,9 @@ from pipelines.store import BucketMissing, StoreDenied, StoreUnavailable
 T = TypeVar("T")
 
 CONNECT_S = 5.0
-READ_S = 10.0  # small objects: an answer that takes longer is not coming
-BULK_READ_S = 60.0
-KINDS = ((1, READ_S), (5, BULK_READ_S))  # tries and time-out: of single requests, of parts of transfers
+Kind = tuple[int, float]  # tries, and seconds to wait for an answer
+ONCE: Kind = (1, 10.0)  # small objects: an answer that takes longer is not coming
+BULK: Kind = (5, 60.0)  # parts of a transfer
 FIRST_WAIT_S = 0.1
 LONGEST_WAIT_S = 10.0
 NETWORK = (EndpointConnectionError, ConnectionClosedError, HTTPClientError, IncompleteReadError, ResponseStreamingError,
@@ -73,16 +73,19 @@ class S3Client:
     def __init__(self, bucket: str) -> None:
         self.bucket = bucket
         self._lock = threading.Lock()
-        self._made: tuple[Session, Any, Any] | None = None
+        self._session: Session | None = None
+        self._clients: dict[Kind, Any] = {}
         self._bucket_seen = False
 
     @property
     def session(self) -> Session:
-        return self._open()[0]
+        with self._lock:
+            self._session = self._session or Session()
+            return self._session
 
     @property
     def client(self) -> Any:  # boto3 clients have no static type
-        return self._open()[1]
+        return self._client(ONCE)
 
     @property
     def endpoint(self) -> str:
@@ -99,7 +102,7 @@ class S3Client:
         reread = False
         while True:
             try:
-                return request(self._open()[2 if bulk else 1])
+                return request(self._client(BULK if bulk else ONCE))
             except NO_CREDENTIALS as error:
                 raise self._denied(str(error)) from None
             except ClientError as error:
@@ -156,24 +159,25 @@ class S3Client:
 
     def _denied(self, why: str) -> StoreDenied:
         profile = os.environ.get("AWS_PROFILE", "default")
-        where = self._made[1].meta.endpoint_url if self._made else "the S3 endpoint"
+        where = self._clients[ONCE].meta.endpoint_url if ONCE in self._clients else "the S3 endpoint"
         return StoreDenied(f"{where} refuses the credentials of profile {profile!r} for bucket {self.bucket!r} "
                            f"({why}): check AWS_PROFILE, AWS_SHARED_CREDENTIALS_FILE and the bucket's policy")
 
-    def _open(self) -> tuple[Session, Any, Any]:
+    def _client(self, kind: Kind) -> Any:
+        session = self.session
         with self._lock:
-            if self._made is None:
-                session = Session()
-                once, bulk = (session.client("s3", config=Config(
+            if kind not in self._clients:
+                tries, read_s = kind
+                self._clients[kind] = session.client("s3", config=Config(
                     retries={"total_max_attempts": tries, "mode": "standard"}, connect_timeout=CONNECT_S,
-                    read_timeout=read_s, max_pool_connections=32)) for tries, read_s in KINDS)
-                self._made = session, once, bulk
-            return self._made
+                    read_timeout=read_s, max_pool_connections=32))
+            return self._clients[kind]
 
     def _forget(self) -> None:
         """The next request reads the credentials anew."""
         with self._lock:
-            self._made = None
+            self._session = None
+            self._clients.clear()
 
 
 def _words(error: Exception) -> str:
