@@ -191,7 +191,7 @@ class Units:
         ray.data.DataContext.get_current().enable_progress_bars = False  # the step reports its own
         dataset = ray.data.from_arrow(blocks).map_batches(
             partial(fetch_units, limits=_limits(config), rules=_rules(config)), batch_size=1, batch_format="pyarrow",
-            num_cpus=config.run.cpus_per_worker, compute=ray.data.TaskPoolStrategy(size=config.run.num_workers))
+            num_cpus=config.run.cpus_per_worker, compute=ray.data.TaskPoolStrategy(size=min(config.run.num_workers, len(units))))
         for row in dataset.iter_rows():
             yield row["unit"], [Outcome.from_json(o) for o in json.loads(row["outcomes"])], row["shard"]
 
@@ -258,10 +258,44 @@ def run(ctx: StageContext) -> Result:
                            "pictures_changed": float(units.num_changed)})
 
 
+def import_output(given: Path, out: Path, config: Config) -> Result:
+    """Pictures with captions that exist already: ``chat.json`` and ``images/`` (files or shards), as published.
+
+    Raises BadInput naming the first row that breaks the schema, or whose picture is missing.
+    """
+    import shutil
+
+    from llava.captions.report import as_json
+    from llava.conversations import BadConversations, read_samples
+    from llava.images import ImageStore, write_image_shards
+
+    try:
+        samples, violations = read_samples(given / "chat.json")
+        images = ImageStore.open(given / "images")
+    except (BadConversations, FileNotFoundError, ValueError) as error:
+        raise BadInput(f"{given} must hold chat.json and images/: {error}") from None
+    if violations or not samples:
+        raise BadInput(f"{given}/chat.json has {len(samples)} usable rows and {len(violations)} that break the schema"
+                       + (f", first {violations[0]}" if violations else ""))
+    missing = [name for s in samples for name in s.images if name not in images]
+    if missing:
+        raise BadInput(f"{len(missing)} pictures that {given}/chat.json names are not in {images.folder}, "
+                       f"first {missing[0]}")
+    named = sorted({name for s in samples for name in s.images})
+    write_image_shards(((name, images[name]) for name in named), out / "images", config.rows_per_shard)
+    for name in ("chat.json", "metadata.json"):
+        if (given / name).is_file():
+            shutil.copyfile(given / name, out / name)
+    report = {"counts": {"selected": len(samples), "stored": len(samples), "failed": 0}, "failed": {}}
+    (out / "report.json").write_text(as_json(report))
+    return Result(values=report)
+
+
 STAGE = Stage(
     name="fetch_images",
     config=Config,
     inputs=("captions",),
     run=run,
+    import_output=import_output,
     libraries=("pillow", "pyarrow", "aiohttp"),
 )

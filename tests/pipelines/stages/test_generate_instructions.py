@@ -149,6 +149,21 @@ def test_what_a_person_must_mend(tmp_path, monkeypatch, config, says):
         STAGE.run(context(tmp_path, **{"teacher": "grammar", **config}))
 
 
+def test_given_instructions_are_taken_as_they_are(tmp_path):
+    """A published file passes; one row that breaks the schema is named."""
+    first = context(tmp_path, teacher="grammar")
+    STAGE.run(first)
+    (tmp_path / "given").mkdir()
+    result = STAGE.import_output(first.out / "chat.json", tmp_path / "given", first.config)
+    assert result.values["samples"] == 18
+    assert (tmp_path / "given" / "chat.json").read_bytes() == (first.out / "chat.json").read_bytes()
+    rows = json.loads((first.out / "chat.json").read_text())
+    rows[4]["conversations"].pop()
+    (first.out / "chat.json").write_text(json.dumps(rows))
+    with pytest.raises(BadInput, match=r"17 usable rows and 1 that break the schema, first chat\.json, row 4"):
+        STAGE.import_output(first.out, tmp_path / "given", first.config)
+
+
 def test_a_wrong_key_is_for_a_person(tmp_path, monkeypatch):
     """The endpoint and the model are named, no traceback."""
     monkeypatch.setenv("OPENAI_API_KEY", "k")

@@ -76,6 +76,16 @@ def test_workers_and_order_never_show(selected, tmp_path):
     assert (out / "phrases.parquet").read_bytes() == (selected[1] / "phrases.parquet").read_bytes()
 
 
+@pytest.mark.slow
+def test_a_given_selection_is_taken_as_it_is(selected, tmp_path):
+    """The folder of an artifact becomes the output; a folder that is none is named."""
+    result = STAGE.import_output(selected[1], tmp_path, Config())
+    assert result.values["counts"]["selected"] == selected[0].values["counts"]["selected"]
+    assert ids(tmp_path) == ids(selected[1])
+    with pytest.raises(BadInput, match=r"has no selected/part"):
+        STAGE.import_output(tmp_path / "selected", tmp_path, Config())
+
+
 @pytest.mark.parametrize("body", [b"", b"\n\n", b"only a caption\nanother\n"])
 def test_a_file_without_a_usable_row_is_for_a_person(tmp_path, body):
     """It is named, with what was found and what a line must be."""
