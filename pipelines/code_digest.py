@@ -27,9 +27,10 @@ BOUNDARY = (  # modules and packages of pipelines/ that only carry, keep or show
     "stage", "settings", "schema", "faults",  # the contract with a stage, and where the services are
     "store", "record", "artifact", "appendlog", "observations", "journal",  # where things are kept
     "keys", "code_digest", "identity", "sources", "spec",  # what a key stands for: its content enters by itself
-    "dag", "pipeline", "recipe", "recipes", "plan", "engine", "work", "control", "resources", "runners", "outcome",
-    "attempt", "attempt_log", "runs", "display", "cli",  # when and where a step runs
-    "tracking", "registry", "champions", "retention",  # what people see of it afterwards
+    "dag", "pipeline", "recipe", "recipes", "plan", "history", "champions",  # what is to be done
+    "drive", "engine", "attend", "work", "resources", "runners", "runs",  # when and where a step runs
+    "attempt", "attempt_guard", "attempt_inputs", "attempt_log", "outcome",
+    "display", "cli", "tracking", "spool", "mlflow_api", "mlflow_runs", "registry", "registry_mirror",  # what is shown
 )
 IMPORTERS = ("import_module", "__import__")
 
