@@ -80,11 +80,10 @@ def local_url() -> str:
 
 def open_client(base: str) -> OpenAI:
     """A client that goes straight to the address, whatever proxies the environment names."""
-    import httpx
-    from openai import OpenAI
+    from openai import DefaultHttpxClient, OpenAI, Timeout
 
     return OpenAI(base_url=f"{base}/v1", api_key=os.environ.get("LLAVA_API_KEY", "none"), max_retries=1,
-                  http_client=httpx.Client(trust_env=False, timeout=httpx.Timeout(180.0, connect=5.0)))
+                  http_client=DefaultHttpxClient(trust_env=False, timeout=Timeout(180.0, connect=5.0)))
 
 
 def data_uri(picture: Path) -> str:

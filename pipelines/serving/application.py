@@ -108,7 +108,7 @@ class Ingress:
     async def _items(self, asked: Completion, reply: Reply) -> AsyncIterator[Delta | Answer | ApiError]:
         """What the engine says; ends after the Answer, or after an ApiError for whatever went wrong."""
         until = time.monotonic() + self._served.limits.deadline_s
-        response = self._engine.options(stream=True).stream.remote(asked)
+        response: Any = self._engine.options(stream=True).stream.remote(asked)
         try:
             while True:
                 item = await asyncio.wait_for(anext(response), max(0.0, until - time.monotonic()))
@@ -185,12 +185,13 @@ def _translate(error: Exception, what: str) -> ApiError:
 
 def build_application(served: Served) -> serve.Application:
     """The application of one model, for ``serve.run``."""
-    engine = serve.deployment(
+    deployment: Any = serve.deployment  # its stub says that it always gives a decorator
+    engine = deployment(
         Replica, name="Engine", num_replicas=served.num_replicas, max_queued_requests=served.max_queued_requests,
         max_ongoing_requests=2 * served.batch_size, max_surge_percent=100, max_constructor_retry_count=1,
         graceful_shutdown_timeout_s=served.limits.deadline_s + 10,
         ray_actor_options={"num_cpus": served.cpus_per_replica})
-    ingress = serve.deployment(
+    ingress = deployment(
         serve.ingress()(Ingress), name="Ingress", max_ongoing_requests=CONCURRENT, max_surge_percent=100,
         graceful_shutdown_timeout_s=served.limits.deadline_s + 20, ray_actor_options={"num_cpus": 0})
     return ingress.bind(engine.bind(served), served)

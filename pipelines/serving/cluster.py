@@ -7,6 +7,7 @@ what already runs changes nothing.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -34,7 +35,7 @@ def connected() -> Iterator[None]:
     given = os.environ.get("RAY_ADDRESS", "")  # inside a job the cluster's own; elsewhere it may be the dashboard's URL
     address = os.environ.get("LLAVA_RAY_GCS") or ("auto" if given.startswith("http") else given) or "auto"
     try:
-        ray.init(address=address, namespace="serve", log_to_driver=False, logging_level="warning")
+        ray.init(address=address, namespace="serve", log_to_driver=False, logging_level=logging.WARNING)
     except (ConnectionError, RuntimeError) as error:
         raise BadInput(f"no Ray cluster answers at {address} ({str(error).splitlines()[0]}): {UP}") from None
     try:
@@ -54,6 +55,7 @@ def deploy(served: Served, host: str, port: int, timeout_s: float, tell: Callabl
 
     from pipelines.serving.application import build_application
 
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
     serve.start(proxy_location="EveryNode", http_options={"host": host, "port": port})
     try:
         target = serve.RunTarget(build_application(served), served.model, served.route_prefix)

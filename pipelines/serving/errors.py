@@ -1,7 +1,7 @@
 """Every refusal is one JSON object with a status that tells the client whether trying again can help.
 
-``{"error": {"message", "type", "param", "code"}}``, as OpenAI's clients expect. A client's mistake is 4xx and never 5xx,
-because clients retry 408, 409, 429 and 5xx by themselves. ``param`` names the field and never repeats what was in it.
+``{"error": {"message", "type", "param", "code"}}``, as OpenAI's clients expect. A client's mistake is 4xx and never
+5xx, because clients retry 408, 409, 429 and 5xx by themselves. ``param`` names the field, never what was in it.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import Any
 
 
 class ApiError(Exception):
-    """A refusal. status: HTTP status. code: for programs. param: the field at fault. retry_after_s: when to try again."""
+    """A refusal. code: for programs. param: the field at fault. retry_after_s: when to try again."""
 
     def __init__(self, status: int, code: str, message: str, param: str | None = None,
                  retry_after_s: int | None = None) -> None:
@@ -75,4 +75,4 @@ def unknown_model(name: str | None, served: str) -> ApiError:
 
 def unknown_route(method: str, path: str) -> ApiError:
     return ApiError(404, "unknown_url", f"unknown request URL: {method} {path[:200]}; this server has "
-                                        f"POST v1/chat/completions, GET v1/models, GET health and a chat page at its root")
+                                        f"POST v1/chat/completions, GET v1/models, GET health and a chat page")

@@ -1,4 +1,4 @@
-"""From the registry's word to a folder that may be loaded: what was committed, every byte checked, and no code in it."""
+"""From the registry's word to a folder that may be loaded: what was committed, byte for byte, and no code in it."""
 
 from __future__ import annotations
 

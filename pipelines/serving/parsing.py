@@ -57,7 +57,7 @@ class Sampling:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Message:
-    """role: ``human``, ``gpt`` or ``system``. text: exactly what was typed. images: bytes of pictures, shown before it."""
+    """role: ``human``, ``gpt`` or ``system``. text: exactly what was typed. images: bytes of pictures before it."""
 
     role: str
     text: str
@@ -76,7 +76,7 @@ class Completion:
 
 
 def parse(body: bytes, model: str, limits: Limits) -> Completion:
-    """The request in a body. model: the name that is served. Raises ApiError for whatever is wrong, first found first."""
+    """The request in a body. model: the name that is served. Raises ApiError for the first thing that is wrong."""
     raw = _load(body)
     asked = raw.get("model")
     if not isinstance(asked, str) or not asked:
@@ -85,7 +85,8 @@ def parse(body: bytes, model: str, limits: Limits) -> Completion:
         raise unknown_model(asked if len(asked) <= 100 and asked.isprintable() else None, model)
     for name, harmless in HARMLESS.items():
         value = raw.get(name)
-        if value is not None and not any(value == h and isinstance(value, bool) == isinstance(h, bool) for h in harmless):
+        if value is not None and not any(value == h and isinstance(value, bool) is isinstance(h, bool)
+                                         for h in harmless):
             raise unsupported(name)
     stream = _boolean(raw, "stream")
     return Completion(model=asked, messages=_messages(raw.get("messages"), limits), sampling=_sampling(raw, limits),

@@ -14,7 +14,7 @@ from __future__ import annotations
 import base64
 import enum
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import httpx
 
@@ -96,6 +96,8 @@ def _go_back(wanted: Served, before: Served | None, ran: Running | None, host: s
     if before is None:
         cluster.remove(wanted.model)
         return "nothing is served in its place"
+    if ran is None or ran.deployment != before.deployment:  # it is to start anew, and today's canaries are not its own
+        before = replace(before, canaries=())
     try:
         cluster.deploy(before, host, port, timeout_s, tell)
     except DeployFailed as second:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from pipelines import registry
-from pipelines.registry import Held, Registered, Version
+from pipelines.registry import Held, Version
 from pipelines.stage import BadInput, Placement, Result, Source, Stage, StageContext, StepConfig
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ class Config(StepConfig):
     example_questions: tuple[str, ...] = Field((), description="offered on its chat page")
     canary_questions: tuple[str, ...] = Field(("What is in the picture?",), description="asked before it gets traffic")
     canary_words: tuple[str, ...] = Field((), description="one of them must be in each canary's answer, if given")
-    canary_picture: Source | None = Field(None, description="a picture file that the canaries ask about; else a red disc")
+    canary_picture: Source | None = Field(None, description="picture file shown to the canaries; else a red disc")
     start_timeout_s: float = Field(600.0, gt=0)
 
 
@@ -61,7 +61,9 @@ def run(ctx: StageContext) -> Result:
         if champion is None:
             raise BadInput(f"{config.model} has no champion, so there is nothing to serve; "
                            f"`llavactl promote {config.model} VERSION` makes one by hand")
-        wanted, before = _served(ctx, champion, canaries), _before(ctx, state, champion, canaries)
+        serving = state.alias("serving")
+        before = _served(ctx, serving, canaries) if serving and serving != champion else None
+        wanted = _served(ctx, champion, canaries)
         done = roll_out(wanted, before, partial(fetch_assistant, cache=ctx.settings.cache), host=host, port=port,
                         timeout_s=config.start_timeout_s, tell=lambda what: ctx.progress(0, 1, what))
         registry.set_serving(ctx.store, config.model, champion.number, why=f"rolled out by {ctx.step}")
@@ -93,14 +95,6 @@ def _served(ctx: StageContext, version: Version, canaries: tuple[Canary, ...]) -
                   threads=config.run.threads_per_worker, batch_size=config.batch_size,
                   max_queued_requests=config.max_queued_requests, description=config.description,
                   example_questions=config.example_questions, canaries=canaries, limits=limits)
-
-
-def _before(ctx: StageContext, state: Registered, champion: Version, canaries: tuple[Canary, ...]) -> Served | None:
-    """What to return to: the version that is served now. It passed when it was rolled out, so no canary binds it."""
-    serving = state.alias("serving")
-    if serving is None or serving == champion:
-        return None
-    return replace(_served(ctx, serving, canaries), canaries=())
 
 
 def _canaries(ctx: StageContext) -> tuple[Canary, ...]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import httpx
 import pytest
-from openai import OpenAI
+from openai import DefaultHttpxClient, OpenAI
 
 from infra.local.installation import Environment
 from pipelines import registry
@@ -19,6 +19,7 @@ from pipelines.store import ObjectStore, open_store
 from tests.pipelines.serving import world
 
 MODEL = "tiny"
+DESCRIPTION = "I say random words about red cats and blue dogs."
 
 
 @pytest.fixture(scope="session")
@@ -42,7 +43,7 @@ class Live:
     @property
     def client(self) -> OpenAI:
         return OpenAI(base_url=f"{self.url}/v1", api_key="none", max_retries=0,
-                      http_client=httpx.Client(timeout=60, trust_env=False))
+                      http_client=DefaultHttpxClient(timeout=60, trust_env=False))
 
     @property
     def state(self) -> Registered:
@@ -55,10 +56,11 @@ class Live:
         """Run the rollout stage for whatever is champion, in a process of its own."""
         champion = self.state.alias("champion")
         assert champion is not None
-        return world.roll_out(self.folder, champion.digest, **({"model": MODEL} | config))
+        usual = {"model": MODEL, "description": DESCRIPTION, "example_questions": ["What is in the picture?"]}
+        return world.roll_out(self.folder, champion.digest, **(usual | config))
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 def live(services: Environment, assistant_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
     folder = tmp_path_factory.mktemp("live")
     environment = services | {"LLAVA_STORE": f"s3://llava/test/{folder.name}-{id(folder)}", "OMP_NUM_THREADS": "1"}
@@ -69,7 +71,8 @@ def live(services: Environment, assistant_folder: Path, tmp_path_factory: pytest
             patch.setenv(name, value)
         store = open_store(environment["LLAVA_STORE"])
         second = world.write_assistant(folder, seed=1)
-        manifests = (world.commit(store, assistant_folder.parent, "a" * 64), world.commit(store, second.parent, "b" * 64))
+        manifests = (world.commit(store, assistant_folder.parent, "a" * 64),
+                     world.commit(store, second.parent, "b" * 64))
         made = Live(store=store, folder=folder, manifests=manifests,
                     url=f"http://127.0.0.1:{environment['LLAVA_SERVE_PORT']}")
         made.crown(1)

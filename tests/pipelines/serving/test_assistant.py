@@ -47,7 +47,7 @@ def test_answers_come_in_order(assistant):
     mixed = [asked("a red cat", max_tokens=3), asked("two blue dogs"), asked("is it?", tiny.picture(), max_tokens=3)]
     together = assistant.answer(mixed)
     assert together == [assistant.answer([one])[0] for one in mixed]
-    assert [a.num_completion_tokens <= m.sampling.max_tokens for a, m in zip(together, mixed, strict=True)] == [True] * 3
+    assert all(a.num_completion_tokens <= m.sampling.max_tokens for a, m in zip(together, mixed, strict=True))
 
 
 def test_typed_mark_is_text(assistant):
@@ -93,7 +93,7 @@ def test_weights_that_are_not_numbers(assistant_folder, tmp_path):
     weights = load_file(file)
     weights["model.norm.weight"][0] = torch.nan
     save_file(weights, file, {"format": "pt"})
-    with pytest.raises(CanaryFailed, match="norm.weight"):
+    with pytest.raises(CanaryFailed, match=r"norm\.weight"):
         Assistant(broken, "tiny-v2")
 
 

@@ -42,8 +42,8 @@ def test_openai_client(live):
     assert text == whole.choices[0].message.content and text
     assert chunks[-1].usage == whole.usage and chunks[-2].choices[0].finish_reason == whole.choices[0].finish_reason
     assert whole.usage.completion_tokens == 8 and whole.system_fingerprint.startswith("tiny-v1")
-    words = client.chat.completions.create(model="tiny", messages=[{"role": "user", "content": "what is in the picture"}],
-                                           max_tokens=8)
+    only_words = [{"role": "user", "content": "what is in the picture"}]
+    words = client.chat.completions.create(model="tiny", messages=only_words, max_tokens=8)
     assert whole.usage.prompt_tokens - words.usage.prompt_tokens >= 4  # the patches of a picture
     assert len({c.id for c in chunks} | {whole.id}) == 2
 
