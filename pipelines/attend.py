@@ -91,7 +91,7 @@ class Attendant:
         work.went_live()
         word = "IMPORTED" if step.imported else "RUN"
         self._journal(work, "reserved", seen=taken, reasons=[held.reason])
-        engine.display.event(step.name, word, f"attempt {held.epoch} ({held.reason}) as {held.submission_id}")
+        engine.display.event(step.name, word, f"attempt {held.epoch} ({held.reason}) as {runner.name(held.submission_id)}")
         self._submit(work, taken, runner)
 
     def _submit(self, work: Work, seen: Seen, runner: JobRunner) -> None:

@@ -75,7 +75,7 @@ def open_runners(jobs: Jobs, settings: Settings) -> Mapping[Placement, JobRunner
     else:
         from pipelines.runners.ray_jobs import RayJobs
 
-        working = RayJobs(settings.ray_address)
+        working = RayJobs(settings.ray_address, settings.store_uri)
     return {Placement.JOB: working, Placement.DRIVER: DriverThreads(execute)}
 
 

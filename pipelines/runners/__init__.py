@@ -92,6 +92,10 @@ class JobRunner(Protocol):
         """Names this very cluster: another id means that its jobs cannot be asked about here."""
         ...
 
+    def name(self, submission_id: str) -> str:
+        """What the place calls that job, for a person who looks for it there."""
+        ...
+
     def gone(self, cluster: str) -> bool:
         """Whether that other cluster, and all that ran there, is certainly gone. False where nobody can know."""
         ...

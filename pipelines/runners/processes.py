@@ -46,6 +46,9 @@ class ProcessJobs:
     def cluster(self) -> str:
         return f"processes:{self.folder.resolve()}"
 
+    def name(self, submission_id: str) -> str:
+        return submission_id
+
     def gone(self, cluster: str) -> bool:
         return False
 

@@ -6,6 +6,7 @@ be hurt by the cluster's end. The token is looked for first, because without one
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shlex
@@ -47,10 +48,14 @@ def ray_token() -> str | None:
 
 
 class RayJobs:
-    """address: the dashboard's URL. Raises BadInput when there is no cluster or it refuses the token."""
+    """address: the dashboard's URL. store_uri: whose jobs these are; jobs of two stores on one cluster never meet.
 
-    def __init__(self, address: str) -> None:
+    Raises BadInput when there is no cluster or it refuses the token.
+    """
+
+    def __init__(self, address: str, store_uri: str) -> None:
         self.address = address.rstrip("/")
+        self._owner = hashlib.sha256(store_uri.encode()).hexdigest()[:4]
         token = ray_token()
         self._http = httpx.Client(base_url=self.address, timeout=20.0, trust_env=False,
                                   headers={"Authorization": f"Bearer {token}"} if token else {})
@@ -65,28 +70,31 @@ class RayJobs:
     def cluster(self) -> str:
         return self._cluster
 
+    def name(self, submission_id: str) -> str:
+        return f"{submission_id}-{self._owner}"
+
     def gone(self, cluster: str) -> bool:
         return False
 
     def submit(self, submission_id: str, order: Order) -> None:
         try:
             self._guard(lambda: self._client.submit_job(
-                entrypoint=shlex.join(["python", *order.arguments]), submission_id=submission_id,
-                runtime_env={"env_vars": dict(order.environment)},
+                entrypoint=shlex.join(["python", *order.arguments]),
+                submission_id=self.name(submission_id), runtime_env={"env_vars": dict(order.environment)},
                 metadata={**order.metadata, "demand": json.dumps(dict(order.demand.amounts))}))
         except RuntimeError:
             if self.job(submission_id).status is JobStatus.ABSENT:  # refused for another reason than "exists"
                 raise
 
     def job(self, submission_id: str) -> Job:
-        answer = self._request("GET", f"/api/jobs/{submission_id}")
+        answer = self._request("GET", f"/api/jobs/{self.name(submission_id)}")
         if answer.status_code == 404:
             return Job(status=JobStatus.ABSENT)
         raw = self._json(answer)
         return Job(status=GIVEN_BY_RAY[raw["status"]], message=raw.get("message") or "")
 
     def stop(self, submission_id: str) -> None:
-        self._guard(lambda: self._client.stop_job(submission_id))
+        self._guard(lambda: self._client.stop_job(self.name(submission_id)))
 
     def resources(self) -> Resources | None:
         status = (self._get("/api/cluster_status").get("data") or {}).get("clusterStatus") or {}

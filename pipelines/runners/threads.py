@@ -37,6 +37,9 @@ class DriverThreads:
     def cluster(self) -> str:
         return f"driver:{this_machine()}:{os.getpid()}:{process_start(os.getpid())}"
 
+    def name(self, submission_id: str) -> str:
+        return submission_id
+
     def gone(self, cluster: str) -> bool:
         kind, _, rest = cluster.partition(":")
         machine, _, process = rest.partition(":")

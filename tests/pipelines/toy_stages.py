@@ -1,8 +1,8 @@
 """Small stages that show what the engine does: every execution leaves a line, and a test can make one wait or fail.
 
-``TOY`` names a folder. ``effects`` in it collects ``<step> <epoch> <pid>`` for each execution. A file ``hold-<step>``
-makes the step wait until it is gone; ``fail-<step>`` holds what the step does instead of working, one word a line, a
-line an execution: user, memory, network, bad, kill, lost, full.
+``TOY`` names a folder (``toy`` in the state folder by default). ``effects`` in it collects ``<step> <epoch> <pid>`` for
+each execution. A file ``hold-<step>`` makes the step wait until it is gone; ``fail-<step>`` holds what the step does
+instead of working, a word an execution: user, memory, network, bad, kill.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pipelines.stage import BadInput, Placement, Result, Source, Stage, StageCon
 
 def note(ctx: StageContext) -> None:
     """Say that this step executes, then do what the test wants of it."""
-    folder = Path(os.environ["TOY"])
+    folder = Path(os.environ.get("TOY") or ctx.settings.state / "toy")
     with open(folder / "effects", "a") as effects:
         effects.write(f"{ctx.step} {ctx.epoch} {os.getpid()}\n")
     print(f"working on {ctx.step}")

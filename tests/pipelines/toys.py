@@ -13,6 +13,7 @@ from typing import Any
 
 from pipelines import record, runs
 from pipelines.artifact import load_manifest
+from pipelines.attempt_log import read_log
 from pipelines.dag import Pipeline, Step
 from pipelines.drive import drive
 from pipelines.identity import load_reference
@@ -50,10 +51,11 @@ class Workshop:
     """A store, a state folder and the folder through which toy stages are watched and steered."""
 
     folder: Path
+    uri: str = ""
 
     @property
     def store(self) -> ObjectStore:
-        return open_store(f"file://{self.folder}/store", wait_s=5)
+        return open_store(self.uri or f"file://{self.folder}/store", wait_s=5)
 
     @property
     def settings(self) -> Settings:
@@ -107,8 +109,15 @@ class Workshop:
                 found[name] = load_manifest(self.store, seen.record)
         return found
 
+    def run_ids(self) -> list[str]:
+        return runs.run_ids(self.store)
+
     def last_run(self) -> str:
-        return runs.run_ids(self.store)[-1]
+        return self.run_ids()[-1]
+
+    def log(self, name: str) -> str:
+        """What the committed attempt of the step printed."""
+        return "".join(text for _, text in read_log(self.store, self.manifests()[name].prefix))
 
 
 def workshop(folder: Path, monkeypatch: Any) -> Workshop:
