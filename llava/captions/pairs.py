@@ -67,6 +67,12 @@ def as_markdown(report: Mapping[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def write_report(folder: Path, report: Mapping[str, Any]) -> None:
+    """``report.json`` and ``report.md``."""
+    (folder / "report.json").write_text(json.dumps(report, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
+    (folder / "report.md").write_text(as_markdown(report))
+
+
 def write_records(folder: Path, wanted: Sequence[Wanted], outcomes: Mapping[int, Outcome], seed: int) -> None:
     """``chat.json`` and ``metadata.json`` of the stored rows, ``quarantine.parquet`` of the others; wanted by row."""
     stored = [w for w in wanted if outcomes[w.row].problem is None]

@@ -191,7 +191,8 @@ class Units:
         ray.data.DataContext.get_current().enable_progress_bars = False  # the step reports its own
         dataset = ray.data.from_arrow(blocks).map_batches(
             partial(fetch_units, limits=_limits(config), rules=_rules(config)), batch_size=1, batch_format="pyarrow",
-            num_cpus=config.run.cpus_per_worker, compute=ray.data.TaskPoolStrategy(size=min(config.run.num_workers, len(units))))
+            num_cpus=config.run.cpus_per_worker,
+            compute=ray.data.TaskPoolStrategy(size=min(config.run.num_workers, len(units))))
         for row in dataset.iter_rows():
             yield row["unit"], [Outcome.from_json(o) for o in json.loads(row["outcomes"])], row["shard"]
 
@@ -240,8 +241,7 @@ def _check_failures(config: Config, report: Mapping[str, Any]) -> None:
 
 def run(ctx: StageContext) -> Result:
     """Fetch, then write the set. Raises BadInput when more than ``max_failed_fraction`` of the rows gave no picture."""
-    from llava.captions.pairs import as_markdown, summarise, write_records
-    from llava.captions.report import as_json
+    from llava.captions.pairs import summarise, write_records, write_report
 
     wanted = read_selected(ctx.input("captions").folder())
     images = ctx.out / "images"
@@ -251,8 +251,7 @@ def run(ctx: StageContext) -> Result:
     report = summarise(wanted, units.outcomes)
     _check_failures(ctx.config, report)
     write_records(ctx.out, wanted, units.outcomes, ctx.seed)
-    (ctx.out / "report.json").write_text(as_json(report))
-    (ctx.out / "report.md").write_text(as_markdown(report))
+    write_report(ctx.out, report)
     return Result(values={"counts": report["counts"], "failed": report["failed"]},
                   metrics={**{f"pictures_{k}": float(v) for k, v in report["counts"].items()},
                            "pictures_changed": float(units.num_changed)})
@@ -265,7 +264,6 @@ def import_output(given: Path, out: Path, config: Config) -> Result:
     """
     import shutil
 
-    from llava.captions.report import as_json
     from llava.conversations import BadConversations, read_samples
     from llava.images import ImageStore, write_image_shards
 
@@ -286,9 +284,7 @@ def import_output(given: Path, out: Path, config: Config) -> Result:
     for name in ("chat.json", "metadata.json"):
         if (given / name).is_file():
             shutil.copyfile(given / name, out / name)
-    report = {"counts": {"selected": len(samples), "stored": len(samples), "failed": 0}, "failed": {}}
-    (out / "report.json").write_text(as_json(report))
-    return Result(values=report)
+    return Result(values={"counts": {"selected": len(samples), "stored": len(samples), "failed": 0}})
 
 
 STAGE = Stage(
