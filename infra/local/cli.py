@@ -11,13 +11,12 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.live import Live
 from rich.table import Table
 
 from infra.local import services
 from infra.local.installation import open_installation, shell_lines
-from infra.local.services import Health, ServiceFailed
+from infra.local.services import ServiceFailed
+from infra.local.terminal import Progress, console, print_status
 from pipelines.cli.errors import one_message
 from pipelines.settings import state_folder
 from pipelines.stage import BadInput
@@ -25,7 +24,6 @@ from pipelines.stage import BadInput
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="The services of this machine.")
 
 StateOption = Annotated[Path | None, typer.Option("--state", help="the installation's folder [LLAVA_STATE or .state]")]
-COLOURS = {Health.READY: "green", Health.UNREADY: "yellow", Health.CRASHED: "red", Health.STOPPED: "dim"}
 
 
 @app.command("up")
@@ -42,12 +40,12 @@ def up(
     """
     folder = state or state_folder()
     try:
-        with _Progress(sys.stdout.isatty()) as progress:
+        with Progress() as progress:
             services.start(folder, free=free_ports, offset=port_offset, report=progress.report)
     except ServiceFailed as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    _print_status(folder)
+    print_status(folder)
     serve = json.loads((folder / "env.json").read_text())["LLAVA_SERVE_PORT"]
     print(f"\nstate, logs and credentials: {folder}\nnext: eval \"$(llavactl env)\" and then, for instance,\n"
           f"      ray job submit -- python jobs/full_pipeline.py --recipe demo\n"
@@ -61,7 +59,7 @@ def down(state: StateOption = None) -> int:
     """Stop the services and every job on them. Data, logs and credentials stay; `up` goes on from there."""
     folder = state or state_folder()
     try:
-        with _Progress(sys.stdout.isatty()) as progress:
+        with Progress() as progress:
             ended = services.stop(folder, report=progress.report)
     except TimeoutError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -74,7 +72,7 @@ def down(state: StateOption = None) -> int:
 @one_message
 def status(state: StateOption = None) -> int:
     """Show each service: its state, process, address, and since when. Exit code 1 unless all are ready."""
-    return 0 if _print_status(state or state_folder()) else 1
+    return 0 if print_status(state or state_folder()) else 1
 
 
 @app.command("env")
@@ -109,53 +107,5 @@ def doctor(
         table.add_column(heading, overflow="fold")
     for f in findings:
         table.add_row(f"[{colours[f.verdict]}]{f.verdict.value}[/]", f.what, f.found, f.fix)
-    _console().print(table)
+    console().print(table)
     return 1 if any(f.verdict is Verdict.MISSING for f in findings) else 0
-
-
-class _Progress:
-    """What happens to each service: a live table on a terminal, plain lines elsewhere."""
-
-    def __init__(self, terminal: bool) -> None:
-        self._events: dict[str, str] = {}
-        self._live = Live(console=Console(), refresh_per_second=8, transient=True) if terminal else None
-
-    def __enter__(self) -> _Progress:
-        if self._live:
-            self._live.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._live:
-            self._live.stop()
-
-    def report(self, service: str, event: str) -> None:
-        if self._events.get(service) == event:
-            return
-        self._events[service] = event
-        if self._live is None:
-            print(f"{service:<9} {event}", flush=True)
-            return
-        table = Table.grid(padding=(0, 2))
-        for name, what in self._events.items():
-            table.add_row(name, what)
-        self._live.update(table)
-
-
-def _console() -> Console:
-    return Console() if sys.stdout.isatty() else Console(width=150, no_color=True, highlight=False)
-
-
-def _print_status(folder: Path) -> bool:
-    """Print the table of services; whether all are ready."""
-    rows = services.status(folder)
-    if not rows:
-        raise BadInput(f"no services were ever started in {folder}: run `llavactl up`")
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for heading in ("service", "state", "pid", "address", "since", "log"):
-        table.add_column(heading, overflow="fold")
-    for s in rows:
-        table.add_row(s.title, f"[{COLOURS[s.health]}]{s.health.value}[/]", str(s.pid or ""), s.address,
-                      s.since.strftime("%Y-%m-%d %H:%M:%S") if s.since else "", str(s.log))
-    _console().print(table)
-    return all(s.health is Health.READY for s in rows)
