@@ -7,6 +7,7 @@ usual chain, are read again once when the store refuses them, and are never writ
 
 from __future__ import annotations
 
+import logging
 import os
 import random
 import threading
@@ -34,12 +35,14 @@ from urllib3.exceptions import HTTPError
 from pipelines.store import BucketMissing, StoreDenied, StoreUnavailable
 
 T = TypeVar("T")
+log = logging.getLogger(__name__)
 
 CONNECT_S = 5.0
 Kind = tuple[int, float]  # tries, and seconds to wait for an answer
 ONCE: Kind = (1, 10.0)  # small objects: an answer that takes longer is not coming
 BULK: Kind = (5, 60.0)  # parts of a transfer
 FIRST_WAIT_S = 0.1
+LOUD_WAIT_S = 3.0
 LONGEST_WAIT_S = 10.0
 NETWORK = (EndpointConnectionError, ConnectionClosedError, HTTPClientError, IncompleteReadError, ResponseStreamingError,
            HTTPError, ConnectionError, TimeoutError)
@@ -124,6 +127,9 @@ class S3Client:
                 raise StoreUnavailable(f"the store at {self.endpoint} (bucket {self.bucket}) did not answer for "
                                        f"{wait_s:.0f} s ({_words(reason)}); is it up, and is AWS_ENDPOINT_URL right?"
                                        ) from reason
+            if pause >= LOUD_WAIT_S:
+                log.warning("the store at %s does not serve (%s); trying for %.0f s more", self.endpoint,
+                            _words(reason), deadline - time.monotonic())
             time.sleep(pause * random.uniform(0.5, 1.0))
             pause = min(2 * pause, LONGEST_WAIT_S)
 
