@@ -9,7 +9,8 @@ from pipelines.cli import app
 
 
 def build() -> typer.Typer:
-    app.registered_commands.extend(local_app.registered_commands)
+    """The whole program. Building it again gives the same."""
+    app.registered_commands += [c for c in local_app.registered_commands if c not in app.registered_commands]
     return app
 
 

@@ -6,11 +6,22 @@ by hand in MLflow is left alone; an alias that differs is moved back.
 
 from __future__ import annotations
 
-from pipelines.mlflow_api import MlflowApi, MlflowRefused
+from pipelines.mlflow_api import MlflowApi, MlflowDown, MlflowRefused
 from pipelines.registry import ALIASES, Registered, Version
 
 NUMBER_TAG = "llava.version"
 PAGE = 200
+
+
+def show_in_mlflow(uri: str | None, store_uri: str, state: Registered) -> int:
+    """Mirror where there is an MLflow. Returns the repairs; -1, and a warning, when it does not take part."""
+    if uri is None:
+        return 0
+    try:
+        return mirror(MlflowApi(uri), store_uri, state)
+    except (MlflowDown, MlflowRefused) as error:
+        print(f"warning: MLflow does not show the registry's state yet, the next run repairs it: {error}")
+        return -1
 
 
 def mirror(api: MlflowApi, store_uri: str, state: Registered) -> int:

@@ -8,16 +8,13 @@ decision names the champion that it compared with; if another is champion by now
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
 
 from pydantic import Field
 
 from pipelines import registry
 from pipelines.faults import crash_point
+from pipelines.registry_mirror import show_in_mlflow
 from pipelines.stage import BadInput, Placement, Result, Stage, StageContext, StepConfig
-
-if TYPE_CHECKING:
-    from pipelines.registry import Registered
 
 
 class Config(StepConfig):
@@ -43,23 +40,8 @@ def run(ctx: StageContext) -> Result:
     state = registry.accept(ctx.store, name, version.number, against=verdict["champion"],
                             why=f"accepted: {'; '.join(decision.values['reasons'])}")
     print(f"{name}: version {version.number} ({model.digest[:12]}) is champion")
-    return Result(values={"accepted": True},
-                  metrics={"version": version.number, "mlflow_repairs": _show_in_mlflow(ctx, state)})
-
-
-def _show_in_mlflow(ctx: StageContext, state: Registered) -> int:
-    """How many differences were repaired there; -1, and a warning, when MLflow does not take part."""
-    from pipelines.mlflow_api import MlflowApi, MlflowDown, MlflowRefused
-    from pipelines.registry_mirror import mirror
-
-    if ctx.settings.mlflow_uri is None:
-        return 0
-    try:
-        api = MlflowApi(ctx.settings.mlflow_uri)
-        return mirror(api, ctx.store.uri, state)
-    except (MlflowDown, MlflowRefused) as error:
-        print(f"warning: MLflow does not show the registry's state yet, the next run repairs it: {error}")
-        return -1
+    repairs = show_in_mlflow(ctx.settings.mlflow_uri, ctx.store.uri, state)
+    return Result(values={"accepted": True}, metrics={"version": version.number, "mlflow_repairs": repairs})
 
 
 STAGE = Stage(name="register", config=Config, run=run, inputs=("decision", "model", "evaluation"),
