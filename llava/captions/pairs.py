@@ -26,8 +26,8 @@ class Wanted:
     url: str
 
 
-def summarise(wanted: Sequence[Wanted], outcomes: Mapping[int, Outcome]) -> dict[str, Any]:
-    """The report as JSON. Raises ValueError unless every selected row has exactly one outcome."""
+def summarise(wanted: Sequence[Wanted], outcomes: Mapping[int, Outcome], size: int | None) -> dict[str, Any]:
+    """The report as JSON. size: as in PictureRules. Raises ValueError unless every selected row has exactly one outcome."""
     if len(outcomes) != len(wanted) or any(w.row not in outcomes for w in wanted):
         raise ValueError(f"rows are unaccounted for: {len(wanted)} selected, {len(outcomes)} outcomes")
     stored = [o for o in outcomes.values() if o.problem is None]
@@ -37,6 +37,7 @@ def summarise(wanted: Sequence[Wanted], outcomes: Mapping[int, Outcome]) -> dict
     copies = Counter(o.sha256 for o in stored)
     return {
         "counts": {"selected": len(wanted), "stored": len(stored), "failed": problems.total()},
+        "kept": "as fetched" if size is None else f"scaled down to a shortest side of {size} pixels, as PNG",
         "failed": dict(sorted(problems.items())),
         "failed_by_status": dict(sorted(statuses.items())),
         "hosts_that_failed_most": [{"host": h, "failed": n} for h, n in
@@ -53,7 +54,8 @@ def as_markdown(report: Mapping[str, Any]) -> str:
     counts, pictures = report["counts"], report["pictures"]
     share = counts["stored"] / counts["selected"]
     lines = [
-        "# Pictures", "", f"{share:.1%} of the selected captions have their picture.", "",
+        "# Pictures", "",
+        f"{share:.1%} of the selected captions have their picture. Pictures are kept {report['kept']}.", "",
         "| rows | |", "| --- | ---: |",
         f"| selected | {counts['selected']:,} |", f"| **stored** | **{counts['stored']:,}** |",
         f"| failed | {counts['failed']:,} |",

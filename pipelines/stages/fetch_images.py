@@ -248,7 +248,7 @@ def run(ctx: StageContext) -> Result:
     images.mkdir(parents=True, exist_ok=True)
     units = Units(ctx, wanted, images)
     units.run()
-    report = summarise(wanted, units.outcomes)
+    report = summarise(wanted, units.outcomes, ctx.config.size)
     _check_failures(ctx.config, report)
     write_records(ctx.out, wanted, units.outcomes, ctx.seed)
     write_report(ctx.out, report)

@@ -78,6 +78,7 @@ def test_every_row_ends_in_a_picture_or_a_reason(fetched, web):
     images = ImageStore.open(ctx.out / "images")
     assert sorted(images) == [f"GCC_train_{row:09d}.jpg" for row in STORED]
     assert images["GCC_train_000000006.jpg"] == BODIES["/good.png"]
+    assert "kept as fetched" in (ctx.out / "report.md").read_text()
     assert "| · html | 1 |" in (ctx.out / "report.md").read_text()
     assert json.loads((ctx.out / "report.json").read_text())["pictures"]["exact_copies"] == 2
 
