@@ -111,9 +111,10 @@ def answer(kind: str, captions: Sequence[str], boxes: Sequence[Box], seed: int) 
     rng = random.Random(f"{kind}/{seed}/{'|'.join(captions)}")
     if kind == "detail":
         return describe(facts, rng) if facts.placed else " ".join(captions)
-    pairs = conversation(facts, rng) if kind == "conversation" else [reason(facts, rng)]
     if not facts.placed:  # captions of things that the grammar has no words for
         pairs = [("What does the picture show?", captions[0])]
+    else:
+        pairs = conversation(facts, rng) if kind == "conversation" else [reason(facts, rng)]
     return "\n===\n".join(f"Question:\n{q}\n===\nAnswer:\n{a}" for q, a in pairs)
 
 

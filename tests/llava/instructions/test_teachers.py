@@ -109,3 +109,10 @@ def test_equal_requests_have_one_digest():
     others = [request_digest("n", MESSAGES, **ASK), request_digest("m", MESSAGES * 2, **ASK),
               *[request_digest("m", MESSAGES, **{**ASK, k: 9}) for k in ASK]]
     assert len({base, *others}) == 6
+
+
+@pytest.mark.parametrize("kind", Kind)
+def test_the_grammar_teacher_answers_of_things_it_has_no_words_for(kind):
+    """A context without boxes, of things outside the demo's world, gets an answer that the parser accepts."""
+    reply = GrammarTeacher().answer(messages_for(kind, "A donut shop.\nMany donuts in a case."), **ASK)
+    assert isinstance(parse(kind, reply.text, reply.finish_reason), Parsed)
