@@ -94,7 +94,10 @@ def findings(ports: bool) -> list[str]:
              missing_disk(state, NEEDED_DISK_INSTALLED)]
     lines = list(dict.fromkeys(line for line in found if line))
     if ports and not (state / "ports.json").exists():  # else they are our own, or `up` asks for them
-        lines += taken_ports({name: int(os.environ.get(name) or port) for name, port in PORTS.items()})
+        taken = taken_ports({name: int(os.environ.get(name) or port) for name, port in PORTS.items()})
+        lines += taken
+        if taken:
+            lines.append("free ports for a stack beside another: make venv && .venv/bin/llavactl up --port-offset 1000")
     return lines
 
 

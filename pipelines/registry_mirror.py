@@ -61,15 +61,15 @@ def _ensure_model(api: MlflowApi, model: str) -> int:
 
 
 def _versions(api: MlflowApi, model: str) -> dict[str, str]:
-    """Our version number -> MLflow's, of every version that carries our tag."""
+    """Our version number -> MLflow's, of every version that carries our tag; of two that do, the older."""
     numbers: dict[str, str] = {}
     query = {"filter": f"name='{model}'", "max_results": PAGE}
     while True:
         page = api.get("model-versions/search", query)
         for version in page.get("model_versions", []):
             tags = {t["key"]: t["value"] for t in version.get("tags", [])}
-            if NUMBER_TAG in tags:
-                numbers[tags[NUMBER_TAG]] = version["version"]
+            if own := tags.get(NUMBER_TAG):
+                numbers[own] = min(numbers.get(own, version["version"]), version["version"], key=int)
         if not page.get("next_page_token"):
             return numbers
         query["page_token"] = page["next_page_token"]

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -46,10 +45,8 @@ def up(
         print(f"error: {error}", file=sys.stderr)
         return 1
     print_status(folder)
-    serve = json.loads((folder / "env.json").read_text())["LLAVA_SERVE_PORT"]
     print(f"\nstate, logs and credentials: {folder}\nnext: eval \"$(llavactl env)\" and then, for instance,\n"
-          f"      ray job submit -- python jobs/full_pipeline.py --recipe demo\n"
-          f"      (the assistant will answer on http://127.0.0.1:{serve}/)")
+          f"      ray job submit -- python jobs/full_pipeline.py --recipe demo")
     return 0
 
 

@@ -23,7 +23,7 @@ from pathlib import Path
 from infra.local import processes
 from infra.local.installation import Environment, Installation, open_installation
 from infra.local.ports import asked_ports, free_ports, require_free, usual_ports
-from infra.local.stack import SERVICES, Service
+from infra.local.stack import SERVICES, Service, fetch
 from pipelines.stage import BadInput
 
 PATIENCE_S = 30.0  # a busy machine is slow to answer, and restarting Ray would stop the work that runs on it
@@ -101,6 +101,19 @@ def status(state: Path) -> list[Status]:
     """What every service is now. Empty when there never was an installation."""
     installation = open_installation(state.expanduser().resolve())
     return [_status(installation, s) for s in SERVICES.values()] if installation else []
+
+
+def assistant_address(state: Path) -> tuple[str, bool]:
+    """Where the pipeline serves its model, and whether something answers there now."""
+    installation = open_installation(state.expanduser().resolve())
+    if installation is None:
+        return "", False
+    address = installation.url("serve")
+    try:
+        fetch(f"{address}/health")
+    except OSError:
+        return address, False
+    return address, True
 
 
 class ServiceFailed(Exception):

@@ -35,10 +35,10 @@ class Service:
     command: Callable[[Installation], list[str]]
     probe: Callable[[Installation], None]
     extra: Callable[[Installation], Environment] = lambda _installation: {}
-    timeout_s: float = 120.0
+    timeout_s: float = 180.0
 
 
-def _fetch(url: str, headers: Mapping[str, str] | None = None) -> None:
+def fetch(url: str, headers: Mapping[str, str] | None = None) -> None:
     """GET; raises OSError (of which HTTPError is one) unless the answer is a success."""
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     with opener.open(urllib.request.Request(url, headers=dict(headers or {})), timeout=5) as reply:
@@ -133,8 +133,8 @@ def _ray_command(installation: Installation) -> list[str]:
 
 def _probe_ray(installation: Installation) -> None:
     """Ready when jobs can be submitted: the dashboard reaches the cluster's store, and this node is alive."""
-    _fetch(f"{installation.url('ray.dashboard')}/api/jobs/", {"Authorization": f"Bearer {installation.token()}"})
-    _fetch(f"{installation.url('ray.agent')}/api/local_raylet_healthz")
+    fetch(f"{installation.url('ray.dashboard')}/api/jobs/", {"Authorization": f"Bearer {installation.token()}"})
+    fetch(f"{installation.url('ray.agent')}/api/local_raylet_healthz")
 
 
 def _pictures_command(installation: Installation) -> list[str]:
@@ -146,9 +146,9 @@ SERVICES: Mapping[str, Service] = {s.name: s for s in (
             ports=("s3", "s3.grpc", "s3.master", "s3.master.grpc", "s3.volume", "s3.volume.grpc", "s3.filer",
                    "s3.filer.grpc", "s3.admin", "s3.admin.grpc")),
     Service(name="mlflow", title="MLflow", ports=("mlflow",), command=_mlflow_command, extra=_mlflow_environment,
-            probe=lambda i: _fetch(f"{i.url('mlflow')}/health")),
+            probe=lambda i: fetch(f"{i.url('mlflow')}/health")),
     Service(name="pictures", title="Pictures of the demo", ports=("pictures",), command=_pictures_command,
-            probe=lambda i: _fetch(f"{i.url('pictures')}/health")),
+            probe=lambda i: fetch(f"{i.url('pictures')}/health")),
     Service(name="ray", title="Ray", command=_ray_command, probe=_probe_ray,
             ports=("ray.dashboard", "ray.gcs", "ray.client", "ray.node_manager", "ray.object_manager", "ray.agent",
                    "ray.agent.grpc", "ray.runtime_env", "ray.metrics", "serve")),

@@ -64,5 +64,7 @@ def print_status(folder: Path) -> bool:
     for s in rows:
         table.add_row(s.title, f"[{COLOURS[s.health]}]{s.health.value}[/]", str(s.pid or ""), s.address,
                       s.since.strftime("%Y-%m-%d %H:%M:%S") if s.since else "", str(s.log))
+    address, served = services.assistant_address(folder)
+    table.add_row("The assistant", "[green]served[/]" if served else "[dim]not served[/]", "", address, "", "")
     console().print(table)
     return all(s.health is Health.READY for s in rows)
