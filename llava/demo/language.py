@@ -1,8 +1,9 @@
 """A Llama language model for the demo, taught on texts about training scenes.
 
-It learns captions, descriptions, problems, and dialogues about pictures written out as words: one word for each patch
-in reading order, the drawing's name or the background's. What it learns there, to find in such a grid what stands
-where, is what it needs when projected features of patches take the words' place. It never sees a picture.
+It learns captions, descriptions, problems, and dialogues about pictures written out as words: for each patch, in
+reading order, a bag of the words that captions use for it (``dog top left sand``), read as the mean of the words'
+embeddings. What it learns there, to find in such bags what stands where, is what it needs when projected features of
+patches take their place. It never sees a picture, and never a held-out combination.
 """
 
 from __future__ import annotations
@@ -14,12 +15,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from llava.benchmarks.scienceqa import Problem, answer_text, question_text
-from llava.conversations import IGNORE, Encoded, Sample, encode
+from llava.conversations import IGNORE, IMAGE, IMAGE_TOKEN, Encoded, Sample, encode
 from llava.demo import grammar
 from llava.demo.phrasing import five_captions, web_caption
 from llava.demo.problems import problem, split_of
+from llava.demo.vocabulary import CELLS
 from llava.demo.world import Scene, WorldSpec, training_scene
-from llava.templates import ASSISTANT, HUMAN, TEMPLATES, Turn
+from llava.templates import ASSISTANT, HUMAN, SYSTEM, TEMPLATES, Turn
 
 if TYPE_CHECKING:
     import torch
@@ -36,7 +38,7 @@ class LanguageSettings:
     """Sizes of the model, in Llama's terms, and of its training. template: of the dialogues that it learns from."""
 
     width: int = 256
-    layers: int = 2
+    layers: int = 3
     heads: int = 4
     intermediate: int = 512
     vocab_size: int = 768
@@ -56,24 +58,36 @@ def build_language_model(settings: LanguageSettings, vocab_size: int) -> LlamaFo
         max_position_embeddings=2048, bos_token_id=1, eos_token_id=2, pad_token_id=0, attn_implementation="sdpa"))
 
 
-def written_picture(scene: Scene, side: int, rng: random.Random) -> str:
-    """One word a patch, row by row: the name of what stands in the patch's quarter, now and then what is behind it."""
-    words = []
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Dialogue:
+    """A text, and the picture that it is about, written out: a bag of words for each patch, none without a picture."""
+
+    sample: Sample
+    patches: tuple[str, ...]
+
+
+def written_picture(scene: Scene, side: int, rng: random.Random) -> tuple[str, ...]:
+    """The words for each patch, row by row: what stands in its quarter, which quarter that is, what is behind.
+
+    Now and then a patch of a drawing's quarter shows only what is behind, as at the drawing's edge.
+    """
+    bags = []
     for row in range(side):
         for column in range(side):
-            name = scene.at(2 * (2 * row // side) + 2 * column // side)
-            words.append(name if name and rng.random() < 0.8 else scene.background)
-    return " ".join(words)
+            cell = 2 * (2 * row // side) + 2 * column // side
+            name = scene.at(cell) or "nothing"
+            shown = name if rng.random() < 0.85 else "nothing"
+            bags.append(f" {shown} {CELLS[cell]} {scene.background}")
+    return tuple(bags)
 
 
-def dialogue(spec: WorldSpec, number: int, side: int) -> Sample:
+def dialogue(spec: WorldSpec, number: int, side: int) -> Dialogue:
     """The numbered text: a conversation, a description or a question about a written picture, or a problem."""
     rng = random.Random(f"{spec.seed}/dialogue/{number}")
     scene = training_scene(spec, "language", number)
     draw = rng.random()
     if draw < 0.2:
         return _problem_dialogue(spec, rng, side)
-    shown = written_picture(scene, side, rng)
     captions = five_captions(scene, rng)
     facts = grammar.understand(captions, [])
     if draw < 0.8:
@@ -84,10 +98,10 @@ def dialogue(spec: WorldSpec, number: int, side: int) -> Sample:
         pairs = [(rng.choice(REQUESTS), web_caption(scene, rng))]
     else:
         pairs = [grammar.reason(facts, rng)]
-    return _sample(number, shown, pairs, rng)
+    return _dialogue(number, written_picture(scene, side, rng), pairs, rng)
 
 
-def _problem_dialogue(spec: WorldSpec, rng: random.Random, side: int) -> Sample:
+def _problem_dialogue(spec: WorldSpec, rng: random.Random, side: int) -> Dialogue:
     number = 5 * rng.randrange(spec.num_problems, spec.num_problems + 100_000) + rng.randrange(3)
     assert split_of(number) == "train"
     qid, fields, scene = problem(spec, number)
@@ -96,28 +110,27 @@ def _problem_dialogue(spec: WorldSpec, rng: random.Random, side: int) -> Sample:
                      lecture=fields["lecture"], solution=fields["solution"])
     question_side, answer_side = PROBLEM_FORMAT.split("-")
     pair = question_text(parsed, question_side), answer_text(parsed, answer_side)
-    return _sample(number, written_picture(scene, side, rng) if scene else None, [pair], rng)
+    return _dialogue(number, written_picture(scene, side, rng) if scene else (), [pair], rng)
 
 
-def _sample(number: int, shown: str | None, pairs: list[tuple[str, str]], rng: random.Random) -> Sample:
-    turns: list[Turn] = []
+def _dialogue(number: int, patches: tuple[str, ...], pairs: list[tuple[str, str]], rng: random.Random) -> Dialogue:
+    """Three in four without the template's system text, which is long and always the same."""
+    turns = [Turn(SYSTEM, "")] if rng.random() < 0.75 else []
     for i, (question, said) in enumerate(pairs):
-        if i == 0 and shown is not None:
-            question = f" {shown}\n{question}" if rng.random() < 0.5 else f"{question}\n {shown}"
+        if i == 0 and patches:
+            question = f"{IMAGE}\n{question}" if rng.random() < 0.5 else f"{question}\n{IMAGE}"
         turns += [Turn(HUMAN, question), Turn(ASSISTANT, said)]
-    return Sample(id=str(number), turns=tuple(turns))
+    return Dialogue(sample=Sample(id=str(number), images=("written",) if patches else (), turns=tuple(turns)),
+                    patches=patches)
 
 
 def texts(spec: WorldSpec, number: int, side: int) -> Iterator[str]:
     """Plain texts to learn a tokenizer from."""
     for name in ("v0", "v1"):
         for i in range(number):
-            spans = TEMPLATES[name].render(dialogue(spec, i, side).turns)
-            yield "".join(span.text for span in spans)
-
-
-def encode_dialogue(sample: Sample, tokenizer: PreTrainedTokenizerFast, template: str) -> Encoded:
-    return encode(sample, TEMPLATES[template], tokenizer, num_image_tokens=0)
+            made = dialogue(spec, i, side)
+            yield "".join(span.text for span in TEMPLATES[name].render(made.sample.turns))
+            yield from made.patches
 
 
 def train_language_model(spec: WorldSpec, tokenizer: PreTrainedTokenizerFast, settings: LanguageSettings, side: int,
@@ -133,8 +146,9 @@ def train_language_model(spec: WorldSpec, tokenizer: PreTrainedTokenizerFast, se
         (s + 1) / warm_up, 0.5 + 0.5 * math.cos(math.pi * s / settings.steps)))
     model.train()
     for step, batch in enumerate(_batches(spec, tokenizer, settings, side)):
-        ids, labels, mask = pad(batch)
-        loss = model(input_ids=ids, attention_mask=mask, labels=labels).loss
+        ids, labels, mask = pad([encoded for encoded, _ in batch])
+        embeds = embed_written(model, ids, [words for _, bags in batch for words in bags])
+        loss = model(inputs_embeds=embeds, attention_mask=mask, labels=labels).loss
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -145,15 +159,33 @@ def train_language_model(spec: WorldSpec, tokenizer: PreTrainedTokenizerFast, se
 
 
 def _batches(spec: WorldSpec, tokenizer: PreTrainedTokenizerFast, settings: LanguageSettings,
-             side: int) -> Iterator[list[Encoded]]:
-    """A batch for each step, of texts of like length, so that little is padding."""
+             side: int) -> Iterator[list[tuple[Encoded, list[list[int]]]]]:
+    """A batch for each step, of texts of like length, so that little is padding; with each text its bags of ids."""
     size, pool = settings.batch_size, 16
     for start in range(0, settings.steps, pool):
         steps = min(pool, settings.steps - start)
-        encoded = sorted((encode_dialogue(dialogue(spec, start * size + i, side), tokenizer, settings.template)
-                          for i in range(steps * size)), key=lambda e: len(e.ids))
+        encoded = []
+        for i in range(steps * size):
+            made = dialogue(spec, start * size + i, side)
+            bags = tokenizer(list(made.patches), add_special_tokens=False)["input_ids"] if made.patches else []
+            encoded.append((encode(made.sample, TEMPLATES[settings.template], tokenizer, len(bags)), bags))
+        encoded.sort(key=lambda e: len(e[0].ids))
         order = random.Random(f"{spec.seed}/batches/{start}").sample(range(steps), steps)
         yield from (encoded[k * size:(k + 1) * size] for k in order)
+
+
+def embed_written(model: LlamaForCausalLM, ids_NT: torch.Tensor, bags: list[list[int]]) -> torch.Tensor:
+    """float32 [N, T, D]: embeddings of the ids; at each IMAGE_TOKEN the mean embedding of the next bag of ids."""
+    import torch
+
+    rows = model.get_input_embeddings()
+    marks_NT = ids_NT == IMAGE_TOKEN
+    embeds_NTD = rows(ids_NT.masked_fill(marks_NT, 0))
+    if bags:
+        starts = torch.tensor([0, *[len(bag) for bag in bags[:-1]]]).cumsum(0)
+        means = torch.nn.functional.embedding_bag(torch.tensor([i for bag in bags for i in bag]), rows.weight, starts)
+        embeds_NTD = embeds_NTD.masked_scatter(marks_NT[..., None], means)
+    return embeds_NTD
 
 
 def pad(batch: list[Encoded]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
