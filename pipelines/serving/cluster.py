@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import socket
 import time
 from collections.abc import Callable, Iterator
 
@@ -32,16 +33,27 @@ def connected() -> Iterator[None]:
         yield
         return
     ray_token()
-    given = os.environ.get("RAY_ADDRESS", "")  # inside a job the cluster's own; elsewhere it may be the dashboard's URL
-    address = os.environ.get("LLAVA_RAY_GCS") or ("auto" if given.startswith("http") else given) or "auto"
+    address = _address()
+    host, _, port = address.rpartition(":")
     try:
+        if host:  # Ray itself would try for minutes
+            socket.create_connection((host, int(port)), timeout=5).close()
         ray.init(address=address, namespace="serve", log_to_driver=False, logging_level=logging.WARNING)
-    except (ConnectionError, RuntimeError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         raise BadInput(f"no Ray cluster answers at {address} ({str(error).splitlines()[0]}): {UP}") from None
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def _address() -> str:
+    """Of the cluster's control store. RAY_ADDRESS names it inside a job; elsewhere it may be the dashboard's URL."""
+    if known := os.environ.get("LLAVA_RAY_GCS"):
+        return known
+    if os.environ.get("RAY_ADDRESS", "").startswith("http"):
+        del os.environ["RAY_ADDRESS"]  # ray.init reads it even when told another address
+    return os.environ.get("RAY_ADDRESS") or "auto"
 
 
 def deploy(served: Served, host: str, port: int, timeout_s: float, tell: Callable[[str], None]) -> None:
@@ -73,7 +85,7 @@ def deploy(served: Served, host: str, port: int, timeout_s: float, tell: Callabl
             raise DeployFailed(f"{served.fingerprint} did not start: {reason}")
         if time.monotonic() > until:
             raise DeployFailed(f"{served.fingerprint} did not start within {timeout_s:.0f} s: {reason}")
-        tell(f"starts {served.fingerprint}")
+        tell(f"starts {served.fingerprint}" + (f": {reason}" if any(said) else ""))
         time.sleep(POLL_S)
 
 
