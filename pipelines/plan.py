@@ -1,15 +1,16 @@
 """What a run will do, and why, before it does it: a pure look at the store.
 
-A step's key can be computed only when the content of all its inputs is known. What depends on work that is still to be
-done is planned as RUN "because X will run"; if X's output then comes out as it was, the step is reused after all.
-Effects are never reused: each run compares what should be with what is.
+A step's key can be computed only when the content of all its inputs is known. What depends on work that was never done
+is planned as RUN "because X will run". What depends on work that is done again, because its artifact is damaged, is
+planned on the content that it had: it comes out the same. Effects are never reused: each run compares what should be
+with what is.
 """
 
 from __future__ import annotations
 
 import enum
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from pipelines import record
 from pipelines.artifact import Manifest, check_present, load_manifest
@@ -35,18 +36,20 @@ class Action(enum.Enum):
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Look:
     """What lies under a key. seen: its record. manifest: of an artifact that is whole. trouble: what is wrong with one
-    that is not.
+    that is not; former: its manifest, if that can still be read.
     """
 
     seen: Seen | None = None
     manifest: Manifest | None = None
     trouble: str = ""
+    former: Manifest | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Decision:
     """reasons: in the order in which a person would read them. works: whether an attempt will run.
-    key: None while an input is unknown. manifest: of the artifact that is there already.
+    key: None while an input is unknown. manifest: of the artifact that is there already. expected: of the artifact that
+    is there or will be, if that is known.
     """
 
     step: str
@@ -55,6 +58,7 @@ class Decision:
     works: bool = False
     key: str | None = None
     manifest: Manifest | None = None
+    expected: Manifest | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -93,16 +97,18 @@ def look(store: ObjectStore, step: str, key: str) -> Look:
     seen = record.read(store, step, key)
     if seen is None:
         return Look()
-    if seen.record.state is State.DAMAGED:
-        return Look(seen=seen, trouble=seen.record.reason)
-    if seen.record.state is not State.COMMITTED:
+    if seen.record.live:
         return Look(seen=seen)
+    damaged = seen.record.reason if seen.record.state is State.DAMAGED else ""
+    if seen.record.manifest is None:  # forgotten before it was ever committed
+        return Look(seen=seen, trouble=damaged)
     try:
         manifest = load_manifest(store, seen.record)
     except Damaged as error:
-        return Look(seen=seen, trouble=str(error))
-    problems = check_present(store, manifest)
-    return Look(seen=seen, trouble="; ".join(problems[:3])) if problems else Look(seen=seen, manifest=manifest)
+        return Look(seen=seen, trouble=damaged or str(error))
+    if trouble := damaged or "; ".join(check_present(store, manifest)[:3]):
+        return Look(seen=seen, trouble=trouble, former=manifest)
+    return Look(seen=seen, manifest=manifest)
 
 
 def rejection(step: Step, manifests: Mapping[str, Manifest]) -> str | None:
@@ -129,18 +135,20 @@ def _outside_sources(pipeline: Pipeline) -> list[str]:
 def _decide(step: Step, seed: int, store: ObjectStore, before: Mapping[str, Decision], champions: Champions,
             digests: Mapping[str, str], outside: frozenset[str]) -> Decision:
     upstream = [before[name] for name in step.depends_on]
-    manifests = {d.step: d.manifest for d in upstream if d.manifest is not None}
+    manifests = {d.step: d.expected for d in upstream if d.expected is not None}
     if no := hold(step, champions) or rejection(step, manifests):
         return Decision(step=step.name, action=Action.BLOCKED, reasons=(no,))
     if blocked := [d.step for d in upstream if d.action is Action.BLOCKED]:
         return Decision(step=step.name, action=Action.BLOCKED, reasons=(f"needs {blocked[0]}, which is blocked",))
-    unknown = [d.step for d in upstream if d.manifest is None]
+    unknown = [d.step for d in upstream if d.expected is None]
     if unknown:
         decision = Decision(step=step.name, action=Action.IMPORTED if step.imported else Action.RUN, works=True,
                             reasons=tuple(f"{name} will run" for name in unknown))
     else:
         ready = champions.into(step, manifests, store)
         decision = _decide_known(ready, identify(ready, seed, manifests, digests), store)
+        again = tuple(f"{d.step} comes out as it was" for d in upstream if d.works)
+        decision = replace(decision, reasons=(*again, *decision.reasons))
     if decision.works and step.name in outside:
         return Decision(step=step.name, action=Action.BLOCKED, key=decision.key,
                         reasons=("not among --only, and not there yet", *decision.reasons))
@@ -150,12 +158,13 @@ def _decide(step: Step, seed: int, store: ObjectStore, before: Mapping[str, Deci
 def _decide_known(step: Step, identity: Identity, store: ObjectStore) -> Decision:
     """The decision for a step whose inputs are all there."""
     found = look(store, step.name, identity.key)
-    action, works, manifest = Action.RUN, True, None
+    action, works, manifest, expected = Action.RUN, True, None, found.former
     if step.stage.effect:
+        expected = None
         reasons: tuple[str, ...] = ("compares what should be with what is",)
     elif found.manifest is not None:
         made = found.manifest
-        action, works, manifest = Action.REUSE, False, made
+        action, works, manifest, expected = Action.REUSE, False, made, made
         reasons = (f"made by {made.producer.get('run_id', 'an earlier run')}", *_made_otherwise(step, made))
     elif found.trouble:
         reasons = (f"damaged: {found.trouble}",)
@@ -167,7 +176,8 @@ def _decide_known(step: Step, identity: Identity, store: ObjectStore) -> Decisio
         reasons = why_new(store, step.name, identity.document)
     if step.imported:
         action, reasons = Action.IMPORTED, (f"given: {step.imported}", *reasons)
-    return Decision(step=step.name, action=action, reasons=reasons, works=works, key=identity.key, manifest=manifest)
+    return Decision(step=step.name, action=action, reasons=reasons, works=works, key=identity.key, manifest=manifest,
+                    expected=expected)
 
 
 def _made_otherwise(step: Step, manifest: Manifest) -> tuple[str, ...]:
