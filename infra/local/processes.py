@@ -16,6 +16,7 @@ from pathlib import Path
 import psutil
 
 from infra.local.installation import ROOT, Installation, write_private
+from pipelines.stage import BadInput
 
 MARK = "LLAVA_SERVICE"
 GRACE_S = 10.0
@@ -26,13 +27,19 @@ def mark(installation: Installation, service: str) -> str:
 
 
 def launch(installation: Installation, service: str, command: Sequence[str], extra: dict[str, str]) -> int:
-    """Start the service's main process in its own session, from the repository root; returns its pid."""
+    """Start the service's main process in its own session, from the repository root; returns its pid.
+
+    Raises BadInput when its program is not installed.
+    """
     log = installation.log(service)
     log.parent.mkdir(parents=True, exist_ok=True)
     environment = installation.process_environment() | extra | {MARK: mark(installation, service)}
-    with open(log, "ab") as out:
-        process = subprocess.Popen(command, cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, stdout=out,
-                                   stderr=subprocess.STDOUT, start_new_session=True)
+    try:
+        with open(log, "ab") as out:
+            process = subprocess.Popen(command, cwd=ROOT, env=environment, stdin=subprocess.DEVNULL, stdout=out,
+                                       stderr=subprocess.STDOUT, start_new_session=True)
+    except FileNotFoundError:
+        raise BadInput(f"{command[0]} is not installed: run `make venv`, which installs all that is pinned") from None
     started = psutil.Process(process.pid).create_time()
     write_private(installation.pid_file(service), json.dumps({"pid": process.pid, "started": started}))
     return process.pid

@@ -10,6 +10,7 @@ import socket
 import stat
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import boto3
@@ -59,6 +60,23 @@ def test_a_taken_port_names_its_owner_and_the_variable_that_moves_it(tmp_path: P
         with pytest.raises(BadInput, match=rf"(?s)pid {os.getpid()}\).*LLAVA_PORT_MLFLOW"):
             services.start(tmp_path, which={"mlflow"})
     assert services.status(tmp_path) == []
+
+
+def test_a_service_that_ends_at_once_is_named_with_the_end_of_its_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """What the service said last is in the error, and the log is named."""
+    broken = replace(services.SERVICES["pictures"], command=lambda _i: [sys.executable, "-c", "raise SystemExit('no!')"])
+    monkeypatch.setitem(services.SERVICES, "pictures", broken)  # type: ignore[arg-type]
+    with pytest.raises(services.ServiceFailed, match=r"(?s)pictures\.log.*no!"):
+        services.start(tmp_path, free=True, which={"pictures"})
+    assert services.stop(tmp_path) == 0
+
+
+def test_a_program_that_is_not_installed_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The fix is in the error."""
+    broken = replace(services.SERVICES["pictures"], command=lambda _i: [str(tmp_path / "weed")])
+    monkeypatch.setitem(services.SERVICES, "pictures", broken)  # type: ignore[arg-type]
+    with pytest.raises(BadInput, match=r"weed is not installed: run `make venv`"):
+        services.start(tmp_path, free=True, which={"pictures"})
 
 
 def test_started_again_the_same_process_serves(own: Path):
