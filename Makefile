@@ -4,7 +4,7 @@ PYTHON ?= python3.11
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
-PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+PIP    := $(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt
 
 NO_PYTHON := 'missing: $(PYTHON): install Python 3.11 (apt install python3.11-venv python3.11-dev, or \
 	brew install python@3.11), or say make PYTHON=/path/to/python3.11'

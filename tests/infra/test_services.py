@@ -64,7 +64,8 @@ def test_a_taken_port_names_its_owner_and_the_variable_that_moves_it(tmp_path: P
 
 def test_a_service_that_ends_at_once_is_named_with_the_end_of_its_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """What the service said last is in the error, and the log is named."""
-    broken = replace(services.SERVICES["pictures"], command=lambda _i: [sys.executable, "-c", "raise SystemExit('no!')"])
+    command = [sys.executable, "-c", "raise SystemExit('no!')"]
+    broken = replace(services.SERVICES["pictures"], command=lambda _i: command)
     monkeypatch.setitem(services.SERVICES, "pictures", broken)  # type: ignore[arg-type]
     with pytest.raises(services.ServiceFailed, match=r"(?s)pictures\.log.*no!"):
         services.start(tmp_path, free=True, which={"pictures"})
