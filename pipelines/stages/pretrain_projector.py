@@ -1,7 +1,7 @@
 """Stage: align the projector (stage 1 of the paper) on pictures and captions; tower and language model are frozen.
 
 Files: projector.safetensors (weight, bias and, with start and end tokens, their rows), the same as mm_projector.bin
-with the authors' keys, projector.json (what it was aligned to), losses.jsonl, dropped.jsonl (samples left out, and why).
+with the authors' keys, projector.json (what it was aligned to), losses.jsonl, dropped.jsonl (samples left out).
 A projector can be given instead: ``--set pretrain_projector.from=mm_projector.bin``.
 """
 
