@@ -8,6 +8,7 @@ the driver itself, so that Ray Train's retries are spent on machines and network
 from __future__ import annotations
 
 import json
+import logging
 import os
 import tempfile
 import time
@@ -30,6 +31,7 @@ def train_worker(told: dict[str, Any]) -> None:
     """Ray Train's training function."""
     import ray
 
+    logging.getLogger("botocore").setLevel(logging.WARNING)  # else it tells where it found credentials
     mailbox = told["mailbox"]
     if ray.get(mailbox.has_failed.remote()):
         raise RuntimeError("not started again: the error of the first start cannot be mended by another")

@@ -36,7 +36,8 @@ def picture(colour: tuple[int, int, int] = (200, 30, 30), size: tuple[int, int] 
     return out.getvalue()
 
 
-def write_base_models(folder: Path, *, seed: int = 0, hidden: int = 64, layers: int = 2) -> Path:
+def write_base_models(folder: Path, *, seed: int = 0, hidden: int = 64, layers: int = 2, tied: bool = False
+                      ) -> Path:
     """``vision_tower/`` (CLIP, 2 layers of width 32) and ``language_model/`` (Llama) as prepare_models leaves them."""
     import torch
     from transformers import (
@@ -56,7 +57,7 @@ def write_base_models(folder: Path, *, seed: int = 0, hidden: int = 64, layers: 
         model = LlamaForCausalLM(LlamaConfig(
             vocab_size=len(words), hidden_size=hidden, intermediate_size=2 * hidden, num_hidden_layers=layers,
             num_attention_heads=2, num_key_value_heads=2, max_position_embeddings=512, bos_token_id=1, eos_token_id=2,
-            pad_token_id=0))
+            pad_token_id=0, tie_word_embeddings=tied))
     tower.save_pretrained(folder / "vision_tower")
     CLIPImageProcessorPil(size={"shortest_edge": IMAGE_SIZE}, crop_size=IMAGE_SIZE).save_pretrained(
         folder / "vision_tower")

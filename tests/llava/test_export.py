@@ -16,16 +16,18 @@ from llava.templates import Turn
 from tests.tiny import picture, write_base_models
 
 
-def build(folder, hidden=64, **config) -> LlavaModel:
-    base = write_base_models(folder / "base", hidden=hidden)
+def build(folder, hidden=64, tied=False, **config) -> LlavaModel:
+    base = write_base_models(folder / "base", hidden=hidden, tied=tied)
     return LlavaModel.from_parts(base / "vision_tower", base / "language_model",
                                  AssistantConfig(**{"template": "v1", **config})).eval()
 
 
-@pytest.mark.parametrize(("hidden", "form", "layer"), [(64, "relu", -2), (32, "linear", -2), (64, "relu", -1)])
-def test_stock_llava_gives_the_same_logits(tmp_path, hidden, form, layer):
-    """The exported projector is exact in both forms, and pixels, ids and logits agree."""
-    model = build(tmp_path, hidden, select_layer=layer)
+@pytest.mark.parametrize(("hidden", "form", "layer", "tied"), [
+    (64, "relu", -2, False), (32, "linear", -2, False), (64, "relu", -1, False), (64, "relu", -2, True)])
+def test_stock_llava_gives_the_same_logits(tmp_path, hidden, form, layer, tied):
+    """The exported projector is exact in both forms, and pixels, ids and logits agree; tied weights stay tied."""
+    build(tmp_path, hidden, tied, select_layer=layer).save(tmp_path / "assistant")
+    model = LlavaModel.load(tmp_path / "assistant")
     assert export_hf(model, tmp_path / "hf") == form
     stock = LlavaForConditionalGeneration.from_pretrained(tmp_path / "hf").eval()
     processor = AutoProcessor.from_pretrained(tmp_path / "hf")
@@ -44,6 +46,15 @@ def test_stock_llava_gives_the_same_logits(tmp_path, hidden, form, layer):
         hidden_states = model(torch.tensor([ids]), torch.ones(1, len(ids), dtype=torch.long), pixels)
         ours = model.language_model.lm_head(hidden_states)
     torch.testing.assert_close(logits[..., :ours.shape[-1]], ours, rtol=1e-5, atol=1e-5)
+
+
+def test_an_export_is_a_function_of_the_model(tmp_path):
+    """Two exports of one model are the same bytes, file for file."""
+    model = build(tmp_path)
+    for name in ("a", "b"):
+        export_hf(model, tmp_path / name)
+    files = [{p.name: p.read_bytes() for p in (tmp_path / n).iterdir()} for n in ("a", "b")]
+    assert files[0] == files[1] and {"config.json", "model.safetensors", "tokenizer.json"} <= files[0].keys()
 
 
 def test_tower_keys_are_in_the_layout_that_servers_accept(tmp_path):
