@@ -2,7 +2,7 @@
 
 It is given what a language-model teacher is given, captions and boxes as text, never a scene or a picture, and answers
 in the same form. Everything it says follows from that text: a question is asked only where the text settles the
-answer. A short question gets the shortest right answer (``A dog.``, ``Three.``, ``Top left.``), always the same one,
+answer. A short question gets the shortest right answer (``A dog.``, ``Three.``, ``At the top left.``), always the same,
 so that answers can be compared as words.
 """
 
@@ -180,7 +180,7 @@ def _places(facts: Facts, rng: random.Random) -> Iterator[tuple[str, str]]:
     by_cell = {c: [p.name for p in facts.placed if p.cell == c] for c in range(len(CELLS))}
     for cell, names in by_cell.items():
         if len(names) == 1 and facts.counts[names[0]] == 1 and rng.random() < 0.4:
-            yield rng.choice(WHERE).format(n=names[0]), _short(CELLS[cell])
+            yield rng.choice(WHERE).format(n=names[0]), _short(f"at the {CELLS[cell]}")
         elif names:
             said = in_words([counted_up(n, c) for n, c in Counter(names).items()])
             yield rng.choice(WHAT_AT).format(c=CELLS[cell]), _short(said)

@@ -138,22 +138,26 @@ def _what_at(spec: WorldSpec, rng: random.Random, number: int) -> list[Asked]:
 
     def ask(own: str, other: str) -> tuple[str, Scene, Scene]:
         cell = rng.randrange(len(CELLS))
-        return (rng.choice(grammar.WHAT_AT).format(c=CELLS[cell]),
-                *(held_out_scene(spec, rng, count=rng.randint(2, 4), fixed=Placement(cell, name))
-                  for name in (own, other)))
+        return (rng.choice(grammar.WHAT_AT).format(c=CELLS[cell]), _some_with(spec, rng, Placement(cell, own)),
+                _some_with(spec, rng, Placement(cell, other)))
 
     return _build("where", _balanced(names, number, rng), names, str, ask)
+
+
+def _some_with(spec: WorldSpec, rng: random.Random, fixed: Placement) -> Scene:
+    """A scene of two to four things, one of them given."""
+    return held_out_scene(spec, rng, count=rng.randint(2, 4), fixed=fixed)
 
 
 def _where_is(spec: WorldSpec, rng: random.Random, number: int) -> list[Asked]:
     """Where a thing is, in pictures of two to four things."""
     def ask(own: int, other: int) -> tuple[str, Scene, Scene]:
         name = rng.choice(drawings(spec))
-        return (rng.choice(grammar.WHERE).format(n=name),
-                *(held_out_scene(spec, rng, count=rng.randint(2, 4), fixed=Placement(cell, name))
-                  for cell in (own, other)))
+        return (rng.choice(grammar.WHERE).format(n=name), _some_with(spec, rng, Placement(own, name)),
+                _some_with(spec, rng, Placement(other, name)))
 
-    return _build("where", _balanced(tuple(range(len(CELLS))), number, rng), CELLS, lambda c: CELLS[c], ask)
+    return _build("where", _balanced(tuple(range(len(CELLS))), number, rng),
+                  tuple(f"at the {c}" for c in CELLS), lambda c: f"at the {CELLS[c]}", ask)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

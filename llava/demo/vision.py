@@ -48,7 +48,7 @@ def build_tower(settings: VisionSettings, image_size: int) -> CLIPVisionModel:
     return CLIPVisionModel(CLIPVisionConfig(
         hidden_size=settings.width, intermediate_size=4 * settings.width, num_hidden_layers=settings.layers,
         num_attention_heads=settings.heads, image_size=image_size, patch_size=settings.patch_size,
-        projection_dim=settings.width, attn_implementation="sdpa"))
+        projection_dim=settings.width))
 
 
 def pixel_values(pixels: np.ndarray) -> torch.Tensor:

@@ -29,13 +29,13 @@ class Tower(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    width: int = Field(128, ge=16)
-    layers: int = Field(4, ge=2)
-    heads: int = Field(4, ge=1)
-    patch_size: int = Field(16, ge=4)
-    steps: int = Field(500, ge=1)
-    batch_size: int = Field(96, ge=2)
-    learning_rate: float = Field(1e-3, gt=0)
+    width: int = Field(default=128, ge=16)
+    layers: int = Field(default=4, ge=2)
+    heads: int = Field(default=4, ge=1)
+    patch_size: int = Field(default=16, ge=4)
+    steps: int = Field(default=500, ge=1)
+    batch_size: int = Field(default=96, ge=2)
+    learning_rate: float = Field(default=1e-3, gt=0)
 
 
 class Words(BaseModel):
@@ -43,15 +43,16 @@ class Words(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    width: int = Field(256, ge=32)
-    layers: int = Field(2, ge=1)
-    heads: int = Field(4, ge=1)
-    intermediate: int = Field(512, ge=32)
-    vocab_size: int = Field(768, ge=300, description="tokens, of which 259 are bytes and special tokens")
-    template: str = Field("v1", description="of the dialogues that it learns from")
-    steps: int = Field(400, ge=1)
-    batch_size: int = Field(32, ge=1)
-    learning_rate: float = Field(2e-3, gt=0)
+    width: int = Field(default=256, ge=32)
+    layers: int = Field(default=3, ge=1)
+    heads: int = Field(default=4, ge=1)
+    intermediate: int = Field(default=512, ge=32)
+    vocab_size: int = Field(default=768, ge=300, description="tokens, of which 259 are bytes and special tokens")
+    template: str = Field(default="v1", description="of the dialogues that it learns from")
+    steps: int = Field(default=400, ge=1)
+    batch_size: int = Field(default=32, ge=1)
+    learning_rate: float = Field(default=2e-3, gt=0)
+    matrix_learning_rate: float = Field(default=5e-3, gt=0)
 
 
 class Demo(BaseModel):
@@ -74,7 +75,7 @@ class Config(StepConfig):
     language_model: str = Field(description="the same, or gguf://PACKAGE for the GGUF file in a Python package")
     vision_tower_files: Source | None = None
     language_model_files: Source | None = None
-    world: Source | None = Field(None, description="world.json of demo_world, for the demo:// models")
+    world: Source | None = Field(default=None, description="world.json of demo_world, for the demo:// models")
     demo: Demo = Demo()
 
     @model_validator(mode="before")

@@ -61,7 +61,7 @@ def test_short_answers_are_true():
                 kind = "what at"
             elif question.startswith(("Where", "In which part")):
                 kind = "where"
-                cells = [CELLS[p.cell].capitalize() for p in scene.placements if f" {p.name}?" in question]
+                cells = [f"At the {CELLS[p.cell]}" for p in scene.placements if f" {p.name}?" in question]
                 assert [f"{c}." for c in cells] == [said]
             elif kind == "what":
                 assert all(counted(name, scene.names.count(name)) in said.lower() for name in scene.names)

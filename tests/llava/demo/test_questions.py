@@ -23,8 +23,8 @@ def true_answers(asked, scene):
         return {NUMBERS[len(scene.placements)]}
     if asked.kind == "background":
         return {scene.background}
-    if asked.choices == CELLS:
-        return {CELLS[p.cell] for p in scene.placements if f" {p.name}?" in asked.text}
+    if asked.choices[0] == f"at the {CELLS[0]}":
+        return {f"at the {CELLS[p.cell]}" for p in scene.placements if f" {p.name}?" in asked.text}
     if asked.kind == "where":
         return {scene.at(CELLS.index(next(c for c in CELLS if c in asked.text)))}
     return {n for n in scene.names if f" {n}" not in asked.text}
