@@ -92,8 +92,7 @@ class Holder:
                 return self.start()
         self._seen, self._good = claimed, began
         crash_point("claim.after")
-        self._thread = threading.Thread(target=self._loop, name="heartbeat", daemon=True)
-        self._thread.start()
+        self._keep_renewing()
         return claimed
 
     def __enter__(self) -> Holder:
@@ -152,6 +151,10 @@ class Holder:
         self._done.set()
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join()
+
+    def _keep_renewing(self) -> None:
+        self._thread = threading.Thread(target=self._loop, name="heartbeat", daemon=True)
+        self._thread.start()
 
     def _loop(self) -> None:
         while not self._done.wait(self.ttl_s / 6):

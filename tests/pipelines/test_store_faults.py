@@ -14,6 +14,8 @@ from pipelines.record import Holder, State
 from pipelines.store import Damaged, StoreUnavailable, open_store, with_nonce
 from tests.pipelines.faulty_proxy import FaultyProxy
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def behind(store_uri, monkeypatch):
