@@ -1,17 +1,19 @@
 """Processes of a service: all of them are found, and none of anybody else's.
 
-A service's processes carry a mark in their environment, which children inherit even when they leave the session or
-outlive their parent (Ray's job drivers do both). ``stop`` returns only when no marked process is left.
+A service's processes share its session, and carry a mark in their environment, which children inherit even when they
+leave the session or outlive their parent (Ray's job drivers do both). ``stop`` returns only when none is left.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
+import os
 import subprocess
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -52,8 +54,9 @@ def recorded(installation: Installation, service: str) -> bool:
 
 def main_process(installation: Installation, service: str) -> psutil.Process | None:
     """The recorded main process while it lives; a number that another process got since does not count."""
-    with contextlib.suppress(FileNotFoundError, psutil.Error):
-        record = json.loads(installation.pid_file(service).read_text())
+    if (record := _recorded_main(installation, service)) is None:
+        return None
+    with contextlib.suppress(psutil.Error):
         process = psutil.Process(record["pid"])
         if abs(process.create_time() - record["started"]) < 1 and process.status() != psutil.STATUS_ZOMBIE:
             return process
@@ -61,18 +64,40 @@ def main_process(installation: Installation, service: str) -> psutil.Process | N
 
 
 def marked(installation: Installation, service: str) -> list[psutil.Process]:
-    """Every live process of the service, whichever parent it has."""
-    wanted, roots = mark(installation, service), []
-    keep = {psutil.Process().pid, *(p.pid for p in psutil.Process().parents())}
+    """Every live process of the service, whichever parent it has: by its mark, its session, or its parent's.
+
+    The mark alone is not enough: a process that gives itself a title, as Ray's do, overwrites its environment in part.
+    """
+    wanted, live = mark(installation, service), []
     for process in psutil.process_iter():
-        with contextlib.suppress(psutil.Error):
-            if process.status() != psutil.STATUS_ZOMBIE and process.environ().get(MARK) == wanted:
-                roots.append(process)
+        with contextlib.suppress(psutil.Error, ProcessLookupError):
+            if process.status() != psutil.STATUS_ZOMBIE:
+                live.append((process, os.getsid(process.pid)))
+    roots = [p for p, _session in live if _environment(p).get(MARK) == wanted]
+    leaders = {p.pid for p in roots}
+    sessions = {session for _p, session in live if session in leaders}  # ours only: a mark may be in another's session
+    if main := _recorded_main(installation, service):
+        sessions.add(main["pid"])
+        live = [(p, s) for p, s in live if s != main["pid"] or p.create_time() > main["started"] - 1]
+    roots += [p for p, session in live if session in sessions]
     found = {p.pid: p for p in roots}
     for root in roots:
         with contextlib.suppress(psutil.Error):
             found |= {p.pid: p for p in root.children(recursive=True)}
+    keep = {psutil.Process().pid, *(p.pid for p in psutil.Process().parents())}
     return [p for pid, p in found.items() if pid not in keep]
+
+
+def _environment(process: psutil.Process) -> dict[str, str]:
+    with contextlib.suppress(psutil.Error):
+        return process.environ()
+    return {}
+
+
+def _recorded_main(installation: Installation, service: str) -> dict[str, Any] | None:
+    with contextlib.suppress(FileNotFoundError):
+        return json.loads(installation.pid_file(service).read_text())
+    return None
 
 
 def stop(installation: Installation, service: str) -> int:

@@ -73,10 +73,9 @@ def start(state: Path, *, free: bool = False, which: Iterable[str] | None = None
         installation.save()
         installation.write_environment()
         for service in starting:
-            report(service.name, "starting")
-            processes.launch(installation, service.name, service.command(installation), service.extra(installation))
+            _launch(installation, service, report)
         for service in starting:
-            _wait_ready(installation, service)
+            _bring_up(installation, service, report)
             report(service.name, f"ready at {installation.url(service.ports[0])}")
         return installation.environment()
 
@@ -163,6 +162,24 @@ def _status(installation: Installation, service: Service) -> Status:
         address=installation.url(service.ports[0]), port=installation.ports[service.ports[0]],
         pid=main.pid if main else None, since=datetime.fromtimestamp(main.create_time()) if main else None,
         log=installation.log(service.name))
+
+
+def _launch(installation: Installation, service: Service, report: Report) -> None:
+    report(service.name, "starting")
+    processes.launch(installation, service.name, service.command(installation), service.extra(installation))
+
+
+def _bring_up(installation: Installation, service: Service, report: Report) -> None:
+    """Wait until the launched service is ready, launching it again as often as it may be."""
+    for tries_left in reversed(range(service.tries)):
+        try:
+            return _wait_ready(installation, service)
+        except ServiceFailed:
+            if not tries_left:
+                raise
+            report(service.name, "ended while it was started: trying again")
+            processes.stop(installation, service.name)
+            _launch(installation, service, report)
 
 
 def _wait_ready(installation: Installation, service: Service) -> None:

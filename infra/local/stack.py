@@ -27,6 +27,7 @@ class Service:
     """One service. ports: names of its listeners; the first is the one that people use.
 
     probe: raises OSError while the service is not ready; it also does what makes it ready (the bucket).
+    tries: how often it is launched before its failure counts.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Service:
     probe: Callable[[Installation], None]
     extra: Callable[[Installation], Environment] = lambda _installation: {}
     timeout_s: float = 180.0
+    tries: int = 1
 
 
 def fetch(url: str, headers: Mapping[str, str] | None = None) -> None:
@@ -150,6 +152,7 @@ SERVICES: Mapping[str, Service] = {s.name: s for s in (
     Service(name="pictures", title="Pictures of the demo", ports=("pictures",), command=_pictures_command,
             probe=lambda i: fetch(f"{i.url('pictures')}/health")),
     Service(name="ray", title="Ray", command=_ray_command, probe=_probe_ray,
+            tries=3,  # it gives itself 30 seconds, which a busy machine may not have
             ports=("ray.dashboard", "ray.gcs", "ray.client", "ray.node_manager", "ray.object_manager", "ray.agent",
                    "ray.agent.grpc", "ray.runtime_env", "ray.metrics", "serve")),
 )}

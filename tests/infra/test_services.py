@@ -178,6 +178,27 @@ def test_a_job_typed_as_documented_runs_at_the_repository_root_with_the_environm
     assert f"seen {Path(services.__file__).parents[2]} {services_env['AWS_ENDPOINT_URL']}" in done.stdout, done.stderr
 
 
+@pytest.mark.slow
+def test_a_ray_whose_heart_stopped_is_seen_and_replaced_as_a_whole(tmp_path: Path):
+    """kill -9 of Ray's own store ends the head; ``start`` clears every process of it away and brings up another."""
+    services.start(tmp_path, free=True, which={"ray"})
+    try:
+        installation = open_installation(tmp_path)
+        assert installation is not None
+        before = processes.marked(installation, "ray")
+        [gcs] = [p for p in before if p.name() == "gcs_server"]
+        gcs.kill()
+        main = processes.main_process(installation, "ray")
+        assert main is not None
+        psutil.wait_procs([main], timeout=60)
+        assert {s.service: s.health for s in services.status(tmp_path)}["ray"] is Health.CRASHED
+        services.start(tmp_path, free=True, which={"ray"})
+        assert {s.service: s.health for s in services.status(tmp_path)}["ray"] is Health.READY
+        assert not {p.pid for p in before} & {p.pid for p in processes.marked(installation, "ray")}
+    finally:
+        services.stop(tmp_path)
+
+
 def _client(environment: Environment):
     access, secret = re.findall(r" = (\S+)", Path(environment["AWS_SHARED_CREDENTIALS_FILE"]).read_text())
     return boto3.client("s3", endpoint_url=environment["AWS_ENDPOINT_URL"], region_name="us-east-1",
