@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import base64
 import enum
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -21,8 +22,10 @@ import httpx
 from pipelines.serving import cluster
 from pipelines.serving.cluster import DeployFailed
 from pipelines.serving.served import Canary, Served
+from pipelines.stage import BadInput
 
-TRIES = 3
+FRONT_DOOR_S = 30.0  # a proxy hears of new replicas a moment after the controller
+POLL_S = 0.5
 
 
 class Done(enum.Enum):
@@ -67,12 +70,26 @@ def look(served: Served, host: str, port: int) -> Running | None:
         return None
 
 
+def check_route(served: Served, host: str, port: int) -> None:
+    """Raises BadInput when another model answers at the route: Ray Serve would hand the route over without a word."""
+    url = base_url(served, host, port)
+    try:
+        reply = httpx.get(f"{url}/v1/models", timeout=5, trust_env=False)
+        other = reply.json()["data"][0]["id"] if reply.status_code == 200 else served.model
+    except (httpx.HTTPError, ValueError, LookupError, TypeError):
+        return
+    if other != served.model:
+        raise BadInput(f"{url}/ serves the model {other!r} already: serve {served.model!r} beside it with "
+                       f"--set rollout.route_prefix=/{served.model}, or end all that is served with `serve shutdown`")
+
+
 def roll_out(wanted: Served, before: Served | None, verify: Callable[[Served], object], *, host: str, port: int,
              timeout_s: float, tell: Callable[[str], None]) -> Done:
     """Serve ``wanted``. before: the version to return to. verify: raises unless its files are whole and allowed.
 
-    Raises RolloutFailed, when ``before`` is served again.
+    Raises RolloutFailed, when ``before`` is served again; BadInput when another model has the route.
     """
+    check_route(wanted, host, port)
     running = look(wanted, host, port)
     if running and running.healthy and running.deployment == wanted.deployment:
         return Done.NOTHING
@@ -111,14 +128,12 @@ class _NotAsItMust(Exception):
 
 def ask_canaries(served: Served, host: str, port: int) -> None:
     """Health and every canary, as a client would ask."""
-    running = None
-    for _try in range(TRIES):  # a proxy on this node may hear of the new replicas a moment after the controller
-        running = look(served, host, port)
-        if running and running.healthy and running.deployment == served.deployment:
-            break
-    else:
-        said = f"answers as {running.fingerprint}" if running else "does not answer"
-        raise _NotAsItMust(f"{base_url(served, host, port)} {said} where {served.fingerprint} was deployed")
+    until = time.monotonic() + FRONT_DOOR_S
+    while not ((running := look(served, host, port)) and running.healthy and running.deployment == served.deployment):
+        if time.monotonic() > until:
+            said = f"answers as {running.fingerprint}" if running else "does not answer"
+            raise _NotAsItMust(f"{base_url(served, host, port)} {said} where {served.fingerprint} was deployed")
+        time.sleep(POLL_S)
     for canary in served.canaries:
         reply = httpx.post(f"{base_url(served, host, port)}/v1/chat/completions", json=_question(served.model, canary),
                            timeout=served.limits.deadline_s + 5, trust_env=False)

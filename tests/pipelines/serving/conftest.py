@@ -38,12 +38,12 @@ class Live:
 
     @property
     def http(self) -> httpx.Client:
-        return httpx.Client(base_url=self.url, timeout=60, trust_env=False)
+        return httpx.Client(base_url=self.url, timeout=120, trust_env=False)
 
     @property
     def client(self) -> OpenAI:
         return OpenAI(base_url=f"{self.url}/v1", api_key="none", max_retries=0,
-                      http_client=DefaultHttpxClient(timeout=60, trust_env=False))
+                      http_client=DefaultHttpxClient(timeout=120, trust_env=False))
 
     @property
     def state(self) -> Registered:

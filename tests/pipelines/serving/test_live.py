@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
+import time
 
+import psutil
 import pytest
 
 from tests import tiny
@@ -102,6 +105,29 @@ def test_leaving_frees_the_slot(live):
         with live.http.stream("POST", "/v1/chat/completions", json=body(stream=True, max_tokens=300)) as reply:
             next(reply.iter_lines())
     assert live.http.get("/health").status_code == 200
+
+
+def test_replica_that_dies_mid_stream(live):
+    """The stream ends with an error event and without [DONE]; a new replica comes up by itself."""
+    with live.http.stream("POST", "/v1/chat/completions", json=body(stream=True, max_tokens=400)) as reply:
+        lines = (line for line in reply.iter_lines() if line)
+        next(lines)
+        for replica in _replicas("ServeReplica:tiny:Engine"):
+            replica.kill()
+        last = list(lines)[-1]
+    assert json.loads(last.removeprefix("data: "))["error"]["code"] == "no_replica"
+    for _try in range(240):
+        if (health := live.http.get("/health")).status_code == 200:
+            break
+        assert health.json()["error"]["code"] in ("no_replica", "deadline_exceeded"), health.text
+        time.sleep(0.25)
+    assert health.status_code == 200
+
+
+def _replicas(title: str) -> list[psutil.Process]:
+    """This stack's own processes of that title; others may run on the machine."""
+    return [p for p in psutil.process_iter() if p.username() == psutil.Process().username()
+            and title in " ".join(p.cmdline()) and p.environ().get("LLAVA_STATE") == os.environ["LLAVA_STATE"]]
 
 
 class Asking:

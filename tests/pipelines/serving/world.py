@@ -69,7 +69,7 @@ def context(store: ObjectStore, scratch: Path, digest: str, config: dict[str, An
 def roll_out(scratch: Path, digest: str, **config: Any) -> subprocess.CompletedProcess[str]:
     """Run the stage in a process of its own, which ends when it is done."""
     return subprocess.run([sys.executable, "-m", __name__, str(scratch), digest, json.dumps(config)], cwd=ROOT,
-                          capture_output=True, text=True, timeout=150, check=False)
+                          capture_output=True, text=True, timeout=400, check=False)
 
 
 def main() -> None:

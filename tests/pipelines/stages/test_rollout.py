@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from dataclasses import replace
 
 import pytest
 from pydantic import ValidationError
@@ -78,6 +79,16 @@ def test_what_runs_is_left_alone(store, manifest, assistant_folder, tmp_path, ca
     assert "nothing to do" in capsys.readouterr().out
     assert (result.values["version"], result.metrics["deployed"]) == (1, 0.0)
     assert registry.read(store, MODEL).aliases["serving"] == 1
+
+
+def test_route_of_another_model(store, manifest, assistant_folder, tmp_path):
+    """A model never takes another's route: the message names the other and gives the way out."""
+    version = world.crown(store, MODEL, manifest)
+    context = world.context(store, tmp_path, manifest.digest, {"model": MODEL})
+    other = replace(rollout._served(context, version, ()), model="other")
+    with local.serving(other, assistant_folder, context.settings.serve_port), \
+            pytest.raises(BadInput, match=r"'other' already.*rollout\.route_prefix=/tiny"):
+        rollout.run(context)
 
 
 def test_hold(store, manifest, assistant_folder, tmp_path):
