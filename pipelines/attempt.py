@@ -27,8 +27,8 @@ from pipelines.attempt_inputs import make_context
 from pipelines.attempt_log import AttemptLog, tee_output
 from pipelines.identity import IMPORT, fresh_stage_code, load_reference
 from pipelines.keys import diff_documents
-from pipelines.record import Holder
 from pipelines.outcome import AttemptLost, Cause, CodeChanged, Outcome, classify, write_outcome
+from pipelines.record import Holder
 from pipelines.settings import Settings, load_settings
 from pipelines.spec import Spec, read_spec
 from pipelines.stage import BadInput, Result, Stage, StageContext

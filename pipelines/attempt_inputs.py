@@ -13,9 +13,9 @@ from pipelines import record
 from pipelines.artifact import Manifest, load_manifest, materialise
 from pipelines.dag import step_of
 from pipelines.identity import Source
-from pipelines.record import Holder
 from pipelines.observations import Observations
 from pipelines.outcome import Cancelled, DamagedInput, Preempted
+from pipelines.record import Holder
 from pipelines.settings import Settings
 from pipelines.sources import materialise_source
 from pipelines.spec import Spec

@@ -15,10 +15,9 @@ from typing import TYPE_CHECKING
 
 from pipelines import record
 from pipelines.dag import step_of
-from pipelines.record import Observer
 from pipelines.outcome import Cause, Outcome, read_outcome
 from pipelines.plan import look
-from pipelines.record import Ground, Seen, State
+from pipelines.record import Ground, Observer, Seen, State
 from pipelines.resources import demand_of, never_fits, waits_for
 from pipelines.runners import Job, JobRunner, JobStatus, Order, Resources
 from pipelines.spec import make_spec, write_spec
@@ -91,7 +90,8 @@ class Attendant:
         work.went_live()
         word = "IMPORTED" if step.imported else "RUN"
         self._journal(work, "reserved", seen=taken, reasons=[held.reason])
-        engine.display.event(step.name, word, f"attempt {held.epoch} ({held.reason}) as {runner.name(held.submission_id)}")
+        job = runner.name(held.submission_id)
+        engine.display.event(step.name, word, f"attempt {held.epoch} ({held.reason}) as {job}")
         self._submit(work, taken, runner)
 
     def _submit(self, work: Work, seen: Seen, runner: JobRunner) -> None:

@@ -1,8 +1,8 @@
 """Which champion each gate compares with: fixed when a run is planned, and part of the gate's key.
 
 So a gate decides the same however often it is asked, and what others promote meanwhile cannot change a decision. If the
-candidate is the champion already, the decision that made it so is found and reused: a model does not have to win against
-itself because it won.
+candidate is the champion already, the decision that made it so is found and reused: a model does not have to win
+against itself because it won.
 """
 
 from __future__ import annotations

@@ -113,12 +113,21 @@ def duration(seconds: float | None) -> str:
 
 def print_steps(title: str, rows: Iterable[tuple[str, str, str, str]]) -> None:
     """Rows of (step, what happened, duration, reasons)."""
+    rows = list(rows)
     table = Table(title=title, title_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for heading in ("step", "action", "took", "why"):
+    for heading in ("step", "action", "took" if any(row[2] for row in rows) else "", "why"):
         table.add_column(heading, overflow="fold")
     for step, word, took, why in rows:
         table.add_row(step, Text(word, style=STYLES.get(word, "")), took, why)
-    console().print(table)
+    _print(table)
+
+
+def _print(table: Table) -> None:
+    """Without the blanks that a table leaves at the end of its lines."""
+    out = console()
+    with out.capture() as captured:
+        out.print(table)
+    print("\n".join(line.rstrip() for line in captured.get().splitlines()))
 
 
 def print_values(step: str, values: Mapping[str, Any], limit: int = 40) -> None:
@@ -129,7 +138,7 @@ def print_values(step: str, values: Mapping[str, Any], limit: int = 40) -> None:
         table.add_row(name, f"{value:.4g}" if isinstance(value, float) else str(value))
     if len(rows) > limit:
         table.add_row(f"and {len(rows) - limit} more", "")
-    console().print(table)
+    _print(table)
 
 
 def _flat(value: Any, prefix: str) -> Iterable[tuple[str, Any]]:

@@ -50,6 +50,7 @@ def test_a_change_runs_again_only_what_it_reaches(shop: Workshop):
     assert shop.executed() == ["add", "announce", "decide", "number@a"]
 
 
+@pytest.mark.slow
 def test_equal_output_stops_a_change(shop: Workshop, tmp_path: Path):
     """A source moved elsewhere, with equal bytes, is the same work; other bytes are not."""
     (tmp_path / "t1").write_text("5"), (tmp_path / "t2").write_text("5"), (tmp_path / "t3").write_text("6")
@@ -65,6 +66,7 @@ def test_equal_output_stops_a_change(shop: Workshop, tmp_path: Path):
     assert "number@a" in shop.executed()
 
 
+@pytest.mark.slow
 def test_a_part_of_another_step_s_artifact_is_a_source(shop: Workshop):
     """``step://`` reads one file of it, through its record."""
     assert shop.run(diamond(number__b=step("number@b", value=1, sources={"table": "step://number@a/number.txt"}))) == 0
@@ -97,6 +99,7 @@ def test_bad_input_is_one_message_and_exit_2(shop: Workshop, capsys):
     assert "row 7 of the table is malformed: mend it" in out and "Traceback" not in out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("words", "executions", "code"), [
     (["network"], 2, ExitCode.DONE), (["kill"], 2, ExitCode.DONE), (["network"] * 3, 3, ExitCode.FAILED),
     (["memory"], 1, ExitCode.FAILED)], ids=["network", "killed", "budget", "memory"])
@@ -121,6 +124,7 @@ def test_a_damaged_artifact_is_made_again(shop: Workshop):
     assert shop.digests() == before and shop.manifests()["add"].generation == 2
 
 
+@pytest.mark.slow
 def test_bytes_that_were_altered_behind_a_whole_look_are_found_by_their_reader(shop: Workshop):
     """The consumer refuses them, the producer is marked and makes them again, and the run is done."""
     shop.run(diamond().until(["number@a", "number@b"]))
@@ -142,6 +146,7 @@ def test_a_rejected_gate_is_a_result(shop: Workshop, capsys):
     assert "gate rejected: the number counts" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_held_model_is_left_alone(shop: Workshop):
     """What a person rolled back stays until a person promotes."""
     for number in (1, 2):
@@ -197,6 +202,7 @@ def test_two_drivers_do_the_work_once(shop: Workshop):
     assert [n for n in shop.executed() if n != "announce"] == [n for n in ALL if n != "announce"]
 
 
+@pytest.mark.slow
 def test_a_driver_that_is_told_to_leave_says_what_goes_on(shop: Workshop):
     """SIGTERM: exit 30, and the step's process lives."""
     gate = shop.hold("add")
@@ -209,6 +215,7 @@ def test_a_driver_that_is_told_to_leave_says_what_goes_on(shop: Workshop):
     until(lambda: "add" in shop.manifests())
 
 
+@pytest.mark.slow
 def test_no_wait_names_who_holds_the_step(shop: Workshop, capsys):
     """Exit 20, at once."""
     gate = shop.hold("add")
@@ -228,6 +235,7 @@ def test_a_step_larger_than_the_cluster_is_blocked_by_name(shop: Workshop, capsy
     assert set(shop.manifests()) == {"number@b"}
 
 
+@pytest.mark.slow
 def test_a_step_waits_for_who_holds_its_resources(shop: Workshop, capsys):
     """Two steps of two CPUs on three: one after the other, and the second says for whom it waits."""
     wide = {"run": {"num_workers": 2}}
@@ -235,6 +243,7 @@ def test_a_step_waits_for_who_holds_its_resources(shop: Workshop, capsys):
     assert "waits for 2 CPU (1 of it), held by number@a-" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_only_runs_nothing_else(shop: Workshop):
     """What is not there and not named is blocked."""
     assert shop.run(diamond(), only=["number@a"]) is ExitCode.FAILED
@@ -245,6 +254,7 @@ def test_only_runs_nothing_else(shop: Workshop):
     assert shop.executed() == ["add"]
 
 
+@pytest.mark.slow
 def test_a_stuck_attempt_is_ended_by_its_time_out(shop: Workshop, monkeypatch):
     """It says so, within the budget it is tried again."""
     monkeypatch.setattr("pipelines.attend.BACK_OFF_S", 0.0)

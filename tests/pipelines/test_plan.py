@@ -41,6 +41,7 @@ def test_a_change_is_named_by_its_value(shop: Workshop):
     assert [i.key for i in shop.store.list()] == objects
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("prior", ["nothing", "changed", "damaged", "rejected", "imported"])
 def test_a_run_does_what_its_plan_says(shop: Workshop, tmp_path: Path, prior: str):
     """Each step that is planned to work executes, and no other."""

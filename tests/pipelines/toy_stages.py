@@ -99,6 +99,7 @@ def announce(ctx: StageContext) -> Result:
 
 NUMBER = Stage(name="number", config=NumberConfig, run=make_number, import_output=import_number)
 ADD = Stage(name="add", config=SumConfig, run=add, inputs=("left", "right?"))
-DECIDE = Stage(name="decide", config=DecideConfig, run=decide, inputs=("evaluation", "model?"), placement=Placement.DRIVER)
+DECIDE = Stage(name="decide", config=DecideConfig, run=decide, inputs=("evaluation", "model?"),
+               placement=Placement.DRIVER)
 ANNOUNCE = Stage(name="announce", config=AnnounceConfig, run=announce, inputs=("decision",),
                  placement=Placement.DRIVER, effect=True)
