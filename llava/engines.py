@@ -157,6 +157,10 @@ class ZeRO:
     def __init__(self, objective: Objective, how: Optimisation, device: torch.device, stage: int) -> None:
         import deepspeed
 
+        if device.type == "cpu":
+            # Its shared-memory collective is compiled at first use, for minutes and behind a lock file that a killed
+            # process leaves for ever, and its waiting spins. Gloo carries these few megabytes as well.
+            cast(Any, deepspeed).ops.__compatible_ops__["deepspeed_shm_comm"] = False
         deepspeed.init_distributed(dist_backend="nccl" if device.type == "cuda" else "gloo")
         self.objective = objective
         self.device = device
