@@ -2,8 +2,9 @@
 
 It is given what a language-model teacher is given, captions and boxes as text, never a scene or a picture, and answers
 in the same form. Everything it says follows from that text: a question is asked only where the text settles the
-answer. A short question gets the shortest right answer (``A dog.``, ``Three.``, ``At the top left.``), always the same,
-so that answers can be compared as words.
+answer. A short question gets one short answer, always in the same words (``A dog.``, ``Three.``, ``At the top left is
+a dog.``), so that answers can be compared as words; what is where is said in a sentence that names both, since a model
+finds one by the other.
 """
 
 from __future__ import annotations
@@ -137,7 +138,7 @@ def conversation(facts: Facts, rng: random.Random) -> list[tuple[str, str]]:
     Each thing's place is asked for once, by the thing or by the place, and a list of all things comes last, so that
     few answers can be read off earlier ones.
     """
-    pairs = [_how_many(facts, rng), _background(facts, rng), _is_there(facts, rng), *_places(facts, rng)]
+    pairs = [_how_many(facts, rng), _background(facts, rng), _is_there(facts, rng), *places(facts, rng)]
     rng.shuffle(pairs)
     what = _what(facts, rng)
     pairs.insert(len(pairs) if len(facts.placed) > 2 else rng.randint(0, len(pairs)), what)
@@ -173,20 +174,29 @@ def _background(facts: Facts, rng: random.Random) -> tuple[str, str] | None:
     return (rng.choice(BACKGROUND), _short(facts.background)) if facts.background else None
 
 
-def _places(facts: Facts, rng: random.Random) -> Iterator[tuple[str, str]]:
+def places(facts: Facts, rng: random.Random) -> Iterator[tuple[str, str]]:
     """What is where: the place of a thing, what is at a place, sometimes an empty place."""
     if not facts.located:
         return
     by_cell = {c: [p.name for p in facts.placed if p.cell == c] for c in range(len(CELLS))}
     for cell, names in by_cell.items():
         if len(names) == 1 and facts.counts[names[0]] == 1 and rng.random() < 0.4:
-            yield rng.choice(WHERE).format(n=names[0]), _short(f"at the {CELLS[cell]}")
+            yield rng.choice(WHERE).format(n=names[0]), where_answer(names[0], cell)
         elif names:
             said = in_words([counted_up(n, c) for n, c in Counter(names).items()])
-            yield rng.choice(WHAT_AT).format(c=CELLS[cell]), _short(said)
+            yield rng.choice(WHAT_AT).format(c=CELLS[cell]), what_at_answer(cell, said)
     empty = [c for c, names in by_cell.items() if not names]
     if empty and rng.random() < 0.3:
-        yield rng.choice(WHAT_AT).format(c=CELLS[rng.choice(empty)]), "Nothing."
+        cell = rng.choice(empty)
+        yield rng.choice(WHAT_AT).format(c=CELLS[cell]), what_at_answer(cell, "nothing")
+
+
+def where_answer(name: str, cell: int) -> str:
+    return f"The {name} is at the {CELLS[cell]}."
+
+
+def what_at_answer(cell: int, said: str) -> str:
+    return f"At the {CELLS[cell]} is {said}."
 
 
 def _is_there(facts: Facts, rng: random.Random) -> tuple[str, str] | None:

@@ -99,11 +99,13 @@ def dialogue(spec: WorldSpec, number: int, side: int) -> Dialogue:
     rng = random.Random(f"{spec.seed}/dialogue/{number}")
     scene = training_scene(spec, "language", number)
     draw = rng.random()
-    if draw < 0.15:
+    if draw < 0.1:
         return _problem_dialogue(spec, rng, side)
     captions = five_captions(scene, rng)
     facts = grammar.understand(captions, [])
-    if draw < 0.6:  # one question: the shortest text that teaches to look
+    if draw < 0.55:  # one question about a place: the shortest text that teaches to look, and the hardest to answer
+        pairs = [rng.choice(list(grammar.places(facts, rng)))]
+    elif draw < 0.65:
         pairs = [rng.choice(grammar.conversation(facts, rng))]
     elif draw < 0.8:
         pairs = grammar.conversation(facts, rng)

@@ -16,7 +16,7 @@ from typing import Any
 from llava.demo import grammar
 from llava.demo.drawing import boxes, encode, picture
 from llava.demo.phrasing import five_captions
-from llava.demo.vocabulary import BACKGROUNDS, CELLS, NUMBERS
+from llava.demo.vocabulary import BACKGROUNDS, CELLS, NUMBERS, with_article
 from llava.demo.world import Placement, Scene, WorldSpec, drawings, held_out_scene
 
 PROBE_KINDS = ("what", "count", "background", "where")
@@ -134,14 +134,18 @@ def _background(spec: WorldSpec, rng: random.Random, number: int) -> list[Asked]
 
 def _what_at(spec: WorldSpec, rng: random.Random, number: int) -> list[Asked]:
     """What is at a place, in pictures of two to four things."""
-    names = drawings(spec)
-
-    def ask(own: str, other: str) -> tuple[str, Scene, Scene]:
+    asked = []
+    for own, other in _balanced(drawings(spec), number, rng):
         cell = rng.randrange(len(CELLS))
-        return (rng.choice(grammar.WHAT_AT).format(c=CELLS[cell]), _some_with(spec, rng, Placement(cell, own)),
-                _some_with(spec, rng, Placement(cell, other)))
 
-    return _build("where", _balanced(names, number, rng), names, str, ask)
+        def said(name: str, cell: int = cell) -> str:
+            return grammar.what_at_answer(cell, with_article(name))
+
+        asked.append(Asked(
+            kind="where", text=rng.choice(grammar.WHAT_AT).format(c=CELLS[cell]), answer=said(own),
+            choices=tuple(said(n) for n in drawings(spec)), scene=_some_with(spec, rng, Placement(cell, own)),
+            swapped=_some_with(spec, rng, Placement(cell, other)), swapped_answer=said(other)))
+    return asked
 
 
 def _some_with(spec: WorldSpec, rng: random.Random, fixed: Placement) -> Scene:
@@ -151,13 +155,15 @@ def _some_with(spec: WorldSpec, rng: random.Random, fixed: Placement) -> Scene:
 
 def _where_is(spec: WorldSpec, rng: random.Random, number: int) -> list[Asked]:
     """Where a thing is, in pictures of two to four things."""
-    def ask(own: int, other: int) -> tuple[str, Scene, Scene]:
+    asked = []
+    for own, other in _balanced(tuple(range(len(CELLS))), number, rng):
         name = rng.choice(drawings(spec))
-        return (rng.choice(grammar.WHERE).format(n=name), _some_with(spec, rng, Placement(own, name)),
-                _some_with(spec, rng, Placement(other, name)))
-
-    return _build("where", _balanced(tuple(range(len(CELLS))), number, rng),
-                  tuple(f"at the {c}" for c in CELLS), lambda c: f"at the {CELLS[c]}", ask)
+        said = [grammar.where_answer(name, cell) for cell in range(len(CELLS))]
+        asked.append(Asked(
+            kind="where", text=rng.choice(grammar.WHERE).format(n=name), answer=said[own], choices=tuple(said),
+            scene=_some_with(spec, rng, Placement(own, name)), swapped=_some_with(spec, rng, Placement(other, name)),
+            swapped_answer=said[other]))
+    return asked
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
