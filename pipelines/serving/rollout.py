@@ -99,7 +99,7 @@ def roll_out(wanted: Served, before: Served | None, verify: Callable[[Served], o
         try:
             cluster.deploy(wanted, host, port, timeout_s, tell)
             ask_canaries(wanted, host, port)
-        except (DeployFailed, _NotAsItMust) as failure:
+        except (DeployFailed, NotAsItMust) as failure:
             back = _go_back(wanted, before, running, host, port, timeout_s, tell)
             raise RolloutFailed(f"{failure}; {back}") from failure
     return Done.DEPLOYED
@@ -122,7 +122,7 @@ def _go_back(wanted: Served, before: Served | None, ran: Running | None, host: s
     return f"{before.fingerprint} goes on being served"
 
 
-class _NotAsItMust(Exception):
+class NotAsItMust(Exception):
     """The application runs but does not do as it must at its front door."""
 
 
@@ -132,15 +132,15 @@ def ask_canaries(served: Served, host: str, port: int) -> None:
     while not ((running := look(served, host, port)) and running.healthy and running.deployment == served.deployment):
         if time.monotonic() > until:
             said = f"answers as {running.fingerprint}" if running else "does not answer"
-            raise _NotAsItMust(f"{base_url(served, host, port)} {said} where {served.fingerprint} was deployed")
+            raise NotAsItMust(f"{base_url(served, host, port)} {said} where {served.fingerprint} was deployed")
         time.sleep(POLL_S)
     for canary in served.canaries:
         reply = httpx.post(f"{base_url(served, host, port)}/v1/chat/completions", json=_question(served.model, canary),
                            timeout=served.limits.deadline_s + 5, trust_env=False)
         if reply.status_code != 200:
-            raise _NotAsItMust(f"{served.fingerprint} answered a canary with HTTP {reply.status_code}")
+            raise NotAsItMust(f"{served.fingerprint} answered a canary with HTTP {reply.status_code}")
         if complaint := canary.complaint(reply.json()["choices"][0]["message"]["content"]):
-            raise _NotAsItMust(f"{served.fingerprint} does not pass its canary: {complaint}")
+            raise NotAsItMust(f"{served.fingerprint} does not pass its canary: {complaint}")
 
 
 def _question(model: str, canary: Canary) -> dict[str, object]:

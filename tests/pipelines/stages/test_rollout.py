@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from pipelines import registry
 from pipelines.registry import Held
+from pipelines.serving.rollout import NotAsItMust, ask_canaries
 from pipelines.stage import BadInput
 from pipelines.stages import rollout
 from pipelines.store import open_store
@@ -117,3 +118,17 @@ def test_canary_picture(store, tmp_path):
     (tmp_path / "p.gif").write_text("no picture")
     with pytest.raises(BadInput, match=r"p\.gif"):
         rollout._canaries(context)
+
+
+def test_canaries_at_the_front_door(store, manifest, assistant_folder, tmp_path):
+    """A deployed version is asked as a client would ask it, and an answer without the expected word is a failure."""
+    version = world.crown(store, MODEL, manifest)
+    context = world.context(store, tmp_path, manifest.digest, {"model": MODEL})
+    canaries = rollout._canaries(context)
+    served = rollout._served(context, version, canaries)
+    port = context.settings.serve_port
+    with local.serving(served, assistant_folder, port):
+        ask_canaries(served, "127.0.0.1", port)
+    expecting = replace(served, canaries=(replace(canaries[0], expect=("zebra",)),))
+    with local.serving(expecting, assistant_folder, port), pytest.raises(NotAsItMust, match="none of zebra"):
+        ask_canaries(expecting, "127.0.0.1", port)
