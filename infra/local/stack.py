@@ -152,6 +152,7 @@ SERVICES: Mapping[str, Service] = {s.name: s for s in (
     Service(name="pictures", title="Pictures of the demo", ports=("pictures",), command=_pictures_command,
             probe=lambda i: fetch(f"{i.url('pictures')}/health")),
     Service(name="ray", title="Ray", command=_ray_command, probe=_probe_ray,
+            extra=lambda _i: {"RAY_agent_register_timeout_ms": "100000"},  # slow imports on a busy machine
             tries=3,  # it gives itself 30 seconds, which a busy machine may not have
             ports=("ray.dashboard", "ray.gcs", "ray.client", "ray.node_manager", "ray.object_manager", "ray.agent",
                    "ray.agent.grpc", "ray.runtime_env", "ray.metrics", "serve")),
