@@ -81,7 +81,12 @@ class Plan:
 
 
 def make_plan(pipeline: Pipeline, store: ObjectStore, *, only: Iterable[str] = ()) -> Plan:
-    """Decide for every step. Raises BadInput for a source that is not there, or an unknown step in ``only``."""
+    """Decide for every step. Raises BadInput for a source that is not given or not there, or an unknown step in
+    ``only``: a run of many hours does not begin when what its last step needs was forgotten.
+    """
+    if lacks := [lack for s in pipeline.steps for lack in _lacking(s)]:
+        raise BadInput(f"recipe {pipeline.recipe} needs inputs that are not given: {', '.join(lacks)}; give each with "
+                       "--set NAME=PATH (a path, an s3:// or a step:// URI; docs/data.md says what they are)")
     allowed = {s.name for name in only for s in pipeline.named(name)}
     outside = frozenset(s.name for s in pipeline.steps if s.name not in allowed) if allowed else frozenset()
     champions = Champions.fix(pipeline, store)
@@ -125,6 +130,14 @@ def hold(step: Step, champions: Champions) -> str | None:
     """Why an effect must leave its model alone, if a person put it on hold."""
     why = champions.hold_on(step)
     return f"{why}; `llavactl promote` clears the hold" if why else None
+
+
+def _lacking(step: Step) -> list[str]:
+    """The sources that the step needs and the recipe does not give."""
+    if step.imported:
+        return []
+    return [" or ".join(f"{step.name}.{field}" for field in need.split("|"))
+            for need in step.stage.needs if not set(need.split("|")) & set(step.sources)]
 
 
 def _outside_sources(pipeline: Pipeline) -> list[str]:

@@ -161,6 +161,7 @@ class Stage:
     """A kind of step.
 
     inputs: names of the upstream artifacts it reads; a name ending in ``?`` may be left unwired.
+    needs: Source fields without which it cannot work; ``a|b`` means at least one of them.
     import_output: validates a given output (``--set <step>.from=PATH``) and lays it out in the folder.
     effect: level-triggered; compares desired with actual on every run, and publishes no artifact of interest.
     package_data: globs from the repository root whose bytes enter the key. libraries: distributions whose version does.
@@ -170,6 +171,7 @@ class Stage:
     config: type[StepConfig]
     run: Callable[[StageContext], Result]
     inputs: tuple[str, ...] = ()
+    needs: tuple[str, ...] = ()
     placement: Placement = Placement.JOB
     effect: bool = False
     import_output: Callable[[Path, Path, Any], Result] | None = None

@@ -69,4 +69,5 @@ def _count(samples: list[Sample]) -> dict[str, int]:
     return {"samples": len(samples), "with_image": with_image, "text_only": len(samples) - with_image}
 
 
-STAGE = Stage(name="convert_scienceqa", config=Config, run=run, placement=Placement.DRIVER, import_output=import_output)
+STAGE = Stage(name="convert_scienceqa", config=Config, run=run, needs=("problems", "splits"),
+              placement=Placement.DRIVER, import_output=import_output)

@@ -228,5 +228,5 @@ def _numbers(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str,
             yield f"{prefix}{key}", float(value)
 
 
-STAGE = Stage(name="evaluate", config=Config, run=run, inputs=("model",),
+STAGE = Stage(name="evaluate", config=Config, run=run, inputs=("model",), needs=("bench|probe|problems",),
               package_data=("llava/benchmarks/judge_rules.json",), libraries=("torch", "transformers", "pillow"))

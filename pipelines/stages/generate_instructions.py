@@ -235,6 +235,7 @@ STAGE = Stage(
     name="generate_instructions",
     config=Config,
     run=run,
+    needs=("captions", "instances"),
     import_output=import_output,
     package_data=("llava/instructions/prompts/**/*.txt",),
     libraries=("openai",),

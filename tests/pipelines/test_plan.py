@@ -8,7 +8,9 @@ import pytest
 
 from pipelines import record, registry
 from pipelines.journal import Journal, fold
+from pipelines.pipeline import build
 from pipelines.plan import Action
+from pipelines.recipe import resolve
 from pipelines.stage import BadInput
 from tests.pipelines.toys import Workshop, diamond, step, workshop
 
@@ -117,3 +119,10 @@ def test_only_blocks_what_is_neither_named_nor_there(shop: Workshop):
     assert actions(shop.plan(diamond(), only=["add"]))["number@a"] == "BLOCKED"
     with pytest.raises(BadInput, match="no step 'ad'"):
         shop.plan(diamond(), only=["ad"])
+
+
+def test_what_the_last_step_needs_is_asked_for_before_the_first_runs(shop: Workshop):
+    """Every source that is not given is named at once, with the option that gives it."""
+    pipeline = build(resolve("llava-v1-7b"))
+    with pytest.raises(BadInput, match=r"select_captions\.source.*evaluate@chat\.bench or evaluate@chat\.probe.*--set"):
+        shop.plan(pipeline)
