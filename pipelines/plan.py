@@ -20,6 +20,7 @@ from pipelines.history import why_new
 from pipelines.identity import Identity, identify
 from pipelines.record import Seen, State
 from pipelines.sources import digest_source
+from pipelines.stage import BadInput
 from pipelines.store import Damaged, ObjectStore
 
 
