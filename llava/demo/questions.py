@@ -1,7 +1,8 @@
 """What the demo's assistant is asked: a LLaVA-Bench-like set, and the probe. Both are about held-out scenes only.
 
-The probe has four kinds in equal shares: what is there, how many, which background, what is where. For each way of
-asking, every answer is right equally often, so a constant guess gets ``chance`` and no better. The swapped picture is
+The probe has four kinds in equal shares: what is there (in a picture of one thing), how many, which background, what is
+where (in a picture of two to four). In each kind every answer is right equally often, so a guess from the text gets
+``chance`` and no better. The swapped picture is
 another held-out scene that the same question can be asked about, and its answers are the question's answers shuffled:
 a model that looks is then right with the other picture just as often as chance.
 """
@@ -38,13 +39,10 @@ class Asked:
 
 def probe(spec: WorldSpec) -> list[Asked]:
     """``num_probe_per_kind`` questions of each kind, shuffled."""
-    makers = {"what": (_single, _besides), "count": (_count,), "background": (_background,),
-              "where": (_what_at, _where_is)}
+    makers = {"what": _single, "count": _count, "background": _background, "where": _what_at}
     asked: list[Asked] = []
     for kind in PROBE_KINDS:
-        for i, make in enumerate(makers[kind]):
-            number = spec.num_probe_per_kind // len(makers[kind]) + (i < spec.num_probe_per_kind % len(makers[kind]))
-            asked += make(spec, random.Random(f"{spec.seed}/probe/{make.__name__}"), number)
+        asked += makers[kind](spec, random.Random(f"{spec.seed}/probe/{kind}"), spec.num_probe_per_kind)
     random.Random(f"{spec.seed}/probe").shuffle(asked)
     return asked
 
@@ -101,24 +99,6 @@ def _single(spec: WorldSpec, rng: random.Random, number: int) -> list[Asked]:
                   lambda own, other: (rng.choice(grammar.WHAT), scene(own), scene(other)))
 
 
-def _besides(spec: WorldSpec, rng: random.Random, number: int) -> list[Asked]:
-    """What else is in a picture of two things."""
-    names = drawings(spec)
-
-    def ask(own: str, other: str) -> tuple[str, Scene, Scene]:
-        while True:  # until one partner can stand beside both answers
-            first = held_out_scene(spec, rng, count=2, fixed=Placement(rng.randrange(len(CELLS)), own))
-            partner = next(p for p in first.placements if p.name != own)
-            if partner.name == other:
-                continue
-            for _ in range(200):
-                second = held_out_scene(spec, rng, count=2, fixed=Placement(rng.randrange(len(CELLS)), other))
-                if partner.name in second.names:
-                    return rng.choice(grammar.BESIDES).format(n=partner.name), first, second
-
-    return _build("what", _balanced(names, number, rng), names, str, ask)
-
-
 def _count(spec: WorldSpec, rng: random.Random, number: int) -> list[Asked]:
     counts = tuple(range(1, len(CELLS) + 1))
     return _build("count", _balanced(counts, number, rng), tuple(NUMBERS[c] for c in counts), lambda c: NUMBERS[c],
@@ -151,19 +131,6 @@ def _what_at(spec: WorldSpec, rng: random.Random, number: int) -> list[Asked]:
 def _some_with(spec: WorldSpec, rng: random.Random, fixed: Placement) -> Scene:
     """A scene of two to four things, one of them given."""
     return held_out_scene(spec, rng, count=rng.randint(2, 4), fixed=fixed)
-
-
-def _where_is(spec: WorldSpec, rng: random.Random, number: int) -> list[Asked]:
-    """Where a thing is, in pictures of two to four things."""
-    asked = []
-    for own, other in _balanced(tuple(range(len(CELLS))), number, rng):
-        name = rng.choice(drawings(spec))
-        said = [grammar.where_answer(name, cell) for cell in range(len(CELLS))]
-        asked.append(Asked(
-            kind="where", text=rng.choice(grammar.WHERE).format(n=name), answer=said[own], choices=tuple(said),
-            scene=_some_with(spec, rng, Placement(own, name)), swapped=_some_with(spec, rng, Placement(other, name)),
-            swapped_answer=said[other]))
-    return asked
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
