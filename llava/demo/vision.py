@@ -36,7 +36,7 @@ class VisionSettings:
     layers: int = 4
     heads: int = 4
     patch_size: int = 16
-    steps: int = 500
+    steps: int = 450
     batch_size: int = 96
     learning_rate: float = 1e-3
 

@@ -33,7 +33,7 @@ class Tower(BaseModel):
     layers: int = Field(default=4, ge=2)
     heads: int = Field(default=4, ge=1)
     patch_size: int = Field(default=16, ge=4)
-    steps: int = Field(default=500, ge=1)
+    steps: int = Field(default=450, ge=1)
     batch_size: int = Field(default=96, ge=2)
     learning_rate: float = Field(default=1e-3, gt=0)
 
