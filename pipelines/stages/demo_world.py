@@ -19,16 +19,16 @@ class Config(StepConfig):
     """Numbers as in llava.demo.world.WorldSpec."""
 
     seed: int = 7
-    num_drawings: int = Field(32, ge=16, le=48, multiple_of=8, description="different drawings")
-    image_size: int = Field(64, ge=64, le=512, multiple_of=32, description="pixels of a picture's side")
-    num_captions: int = Field(4000, ge=1, description="rows of captions.tsv")
-    num_coco: int = Field(1500, ge=1, description="pictures with five captions and boxes")
-    num_problems: int = Field(1200, ge=10, description="ScienceQA-like problems")
-    num_bench_images: int = Field(10, ge=1, description="pictures of the LLaVA-Bench-like set")
-    num_probe_per_kind: int = Field(128, ge=4, description="held-out questions of each of four kinds")
+    num_drawings: int = Field(default=32, ge=16, le=48, multiple_of=8, description="different drawings")
+    image_size: int = Field(default=64, ge=64, le=512, multiple_of=32, description="pixels of a picture's side")
+    num_captions: int = Field(default=4000, ge=1, description="rows of captions.tsv")
+    num_coco: int = Field(default=1500, ge=1, description="pictures with five captions and boxes")
+    num_problems: int = Field(default=1200, ge=10, description="ScienceQA-like problems")
+    num_bench_images: int = Field(default=10, ge=1, description="pictures of the LLaVA-Bench-like set")
+    num_probe_per_kind: int = Field(default=128, ge=4, description="held-out questions of each of four kinds")
     pictures_url: str = Field(default_factory=lambda: os.environ.get("LLAVA_PICTURES_URL", DEFAULT_PICTURES_URL),
                               description="where the picture server answers")
-    rows_per_shard: int = Field(1024, ge=1)
+    rows_per_shard: int = Field(default=1024, ge=1)
 
     @model_validator(mode="after")
     def _address(self) -> Config:
