@@ -27,7 +27,7 @@ class Wanted:
 
 
 def summarise(wanted: Sequence[Wanted], outcomes: Mapping[int, Outcome], size: int | None) -> dict[str, Any]:
-    """The report as JSON. size: as in PictureRules. Raises ValueError unless each selected row has exactly one outcome."""
+    """The report as JSON. size: as in PictureRules. Raises ValueError if a selected row has not one outcome."""
     if len(outcomes) != len(wanted) or any(w.row not in outcomes for w in wanted):
         raise ValueError(f"rows are unaccounted for: {len(wanted)} selected, {len(outcomes)} outcomes")
     stored = [o for o in outcomes.values() if o.problem is None]
