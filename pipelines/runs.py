@@ -45,8 +45,9 @@ class Run:
 
 
 def new_run_id(recipe: str, now: datetime) -> str:
-    """``<recipe>-<UTC stamp>-<4 hex>``; ids of one recipe sort by time."""
-    return f"{recipe}-{now.astimezone(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(2)}"
+    """``<recipe>-<UTC stamp>-<4 hex>``; ids of one recipe sort by time, as far as the store's clock tells it apart."""
+    stamp = now.astimezone(UTC)
+    return f"{recipe}-{stamp:%Y%m%dT%H%M%S}.{stamp.microsecond // 1000:03d}Z-{secrets.token_hex(2)}"
 
 
 def here() -> dict[str, Any]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-import json
 import os
 import subprocess
 import sys
@@ -17,6 +16,7 @@ import pytest
 from PIL import Image
 
 from infra.local.installation import Environment
+from pipelines import registry
 from pipelines.store import open_store
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
@@ -112,10 +112,10 @@ def test_the_s3_alias_names_what_is_served(smoke: Ran):
         for name, value in smoke.environment.items():
             if name.startswith("AWS_"):
                 patch.setenv(name, value)
-        stored = open_store(smoke.environment["LLAVA_STORE"]).get("aliases/llava-smoke.json")
-    assert stored is not None
-    alias = json.loads(stored.body)
-    assert alias["champion"]["version"] == alias["serving"]["version"] == 1
+        registered = registry.read(open_store(smoke.environment["LLAVA_STORE"]), "llava-smoke")
+    champion = registered.alias("champion")
+    assert champion is not None and champion.number == 1
+    assert registered.alias("serving") == champion
 
 
 BAD = {

@@ -91,7 +91,7 @@ def test_the_shardings_agree(cluster, inputs, tmp_path):
 
 
 @pytest.mark.slow
-def test_an_attempt_continues_an_earlier_one(cluster, inputs, tmp_path):
+def test_an_attempt_continues_an_earlier_one(cluster, inputs, tmp_path, capsys):
     """An attempt that is stopped leaves a checkpoint; the next trains the rest, and ends as an undisturbed run does."""
     whole = tune(tmp_path, inputs, name="whole", sharding="zero2")
     tune_chat.run(whole)
@@ -110,7 +110,8 @@ def test_an_attempt_continues_an_earlier_one(cluster, inputs, tmp_path):
     again.on_metrics = lambda metrics, step: steps.append(step)
     tune_chat.run(again)
     assert losses(again) == losses(whole)
-    assert steps and steps[0] > 2 and steps[-1] == 6
+    assert "resuming after step" in capsys.readouterr().out
+    assert not {1, 2} & set(steps)  # the stopped one may have reached its end before it heard of it
     for file in ("assistant/language_model/model.safetensors", "assistant/projector.safetensors"):
         assert (again.out / file).read_bytes() == (whole.out / file).read_bytes()
 
@@ -120,7 +121,7 @@ def test_alignment_makes_a_projector_file(cluster, inputs, tmp_path):
     """Alignment gives a moved projector in both forms, which a tuning and the authors' loader can read."""
     from llava.projector import read_projector
 
-    config = pretrain_projector.Config(template="plain", global_batch=6, micro_batch=3, max_steps=3, run=RUN)
+    config = pretrain_projector.Config(template="plain", global_batch=6, micro_batch=3, epochs=2, max_steps=3, run=RUN)
     ctx = stage_context(pretrain_projector.STAGE, tmp_path, config, inputs, store=open_store(f"file://{tmp_path}/s"))
     result = pretrain_projector.run(ctx)
     ours, theirs = (read_projector(ctx.out / n) for n in ("projector.safetensors", "mm_projector.bin"))
