@@ -15,7 +15,6 @@ from pathlib import Path
 
 import boto3
 import pytest
-from ray._raylet import AuthenticationTokenLoader
 
 from infra.local import services as local
 from infra.local.installation import Environment
@@ -58,7 +57,6 @@ def services_env(services: Environment, monkeypatch: pytest.MonkeyPatch) -> Envi
 
 def _set(monkeypatch: pytest.MonkeyPatch, environment: Environment) -> None:
     monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)  # it remembers the credentials file of an earlier test
-    AuthenticationTokenLoader.instance().reset_cache()  # Ray remembers the token of an earlier test's cluster
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"):
         monkeypatch.delenv(name, raising=False)
     for name, value in environment.items():

@@ -57,15 +57,16 @@ class RayJobs:
         self.address = address.rstrip("/")
         self._owner = hashlib.sha256(store_uri.encode()).hexdigest()[:4]
         token = ray_token()
-        self._http = httpx.Client(base_url=self.address, timeout=20.0, trust_env=False,
-                                  headers={"Authorization": f"Bearer {token}"} if token else {})
+        headers = {"Authorization": f"Bearer {token}"} if token else {}
+        self._http = httpx.Client(base_url=self.address, timeout=20.0, trust_env=False, headers=headers)
         try:
             self._cluster = str(self._get("/api/version")["session_name"])
         except RunnerUnreachable as error:
             raise BadInput(f"no Ray cluster answers at {self.address} ({error}): {UP}") from None
         from ray.job_submission import JobSubmissionClient
 
-        self._client = JobSubmissionClient(self.address)
+        # the token is given, because Ray remembers for the life of a process whether and which one there was
+        self._client = JobSubmissionClient(self.address, headers=dict(headers))
 
     def cluster(self) -> str:
         return self._cluster
